@@ -1,0 +1,201 @@
+"""The protocol every part of jaxtta stands on: what a method, a source model, a task and a selection are.
+
+Arrays are channels-last, `[batch, *space, channels]`. A `Source` is read-only and always an argument; a state holds only what
+changes. Trees of parameters are nested dictionaries; a partition leaves None where a leaf is not its own, so the optimiser, the
+gradient and the state see the adapted leaves alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Key = jax.Array
+Tree = Any
+Select = Callable[[tuple[str, ...]], bool]
+
+
+class InputError(ValueError):
+    """Bad input from a person: one line saying what came, what was expected and what to do."""
+
+
+class Moments(NamedTuple):
+    """Mean and biased variance of each channel, `[channels]`, and the number of values each was taken over."""
+
+    mean: Array
+    variance: Array
+    count: int | Array
+
+
+class Source(NamedTuple):
+    """The pre-trained variables: `params` (nested dictionary) and `batch_stats` (`mean` and `variance` of every norm layer)."""
+
+    params: Tree
+    batch_stats: Tree
+
+
+class Output(NamedTuple):
+    """What a step says: the logits that are scored, `[batch, *space, classes]`, and scalars for people, never read by the next step."""
+
+    logits: Array
+    info: dict[str, Array]
+
+
+class Method(NamedTuple):
+    """A test-time adaptation method as three pure functions.
+
+    Attributes:
+        init: `(source, images) -> state`; of the images only shape and dtype are used. The state aliases nothing of the source.
+        step: `(key, source, state, images) -> (state, Output)`: one update and the prediction.
+        predict: `(source, state, images) -> logits`: the prediction with the state as it is, without an update.
+    """
+
+    init: Callable[[Source, Array], Tree]
+    step: Callable[[Key, Source, Tree, Array], tuple[Tree, Output]]
+    predict: Callable[[Source, Tree, Array], Array]
+
+
+class Learner(NamedTuple):
+    """A training procedure: `init(key, batch) -> state` and `step(key, state, batch) -> (state, info)`."""
+
+    init: Callable[[Key, Tree], Tree]
+    step: Callable[[Key, Tree, Tree], tuple[Tree, dict[str, Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is segmented.
+
+    A label map is an integer array `[*space]`. With `activation="sigmoid"` the channels overlap and are nested: label k turns
+    channels 0 .. k-1 on (fundus: 1 disc, 2 cup; the disc includes the cup) and 0 is the background. With `"softmax"` label k is
+    class k and class 0 is the background.
+
+    Attributes:
+        classes: number of output channels of the network (softmax counts the background).
+        activation: `"sigmoid"` or `"softmax"`.
+        names: one name per output channel; made up when left empty.
+    """
+
+    classes: int
+    activation: str = "sigmoid"
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.activation not in ("sigmoid", "softmax"):
+            raise InputError(f"activation is {self.activation!r}; choose 'sigmoid' or 'softmax'")
+        least = 1 if self.activation == "sigmoid" else 2
+        if self.classes < least:
+            raise InputError(f"a {self.activation} task has at least {least} classes, got {self.classes}")
+        if not self.names:
+            names = [f"class{i + (self.activation == 'sigmoid')}" for i in range(self.classes)]
+            object.__setattr__(self, "names", tuple(names))
+        if len(self.names) != self.classes:
+            raise InputError(f"{self.classes} classes need {self.classes} names, got {len(self.names)}: {', '.join(self.names)}")
+
+    @property
+    def foreground(self) -> slice:
+        """The channels that are scored: all of a sigmoid task, all but the background of a softmax task."""
+        return slice(0 if self.activation == "sigmoid" else 1, self.classes)
+
+    @property
+    def labels(self) -> int:
+        """How many values a label map can take, the background included."""
+        return self.classes + (self.activation == "sigmoid")
+
+    def probabilities(self, logits: Array) -> Array:
+        """Class probabilities of logits `[..., classes]`."""
+        return jax.nn.sigmoid(logits) if self.activation == "sigmoid" else jax.nn.softmax(logits, axis=-1)
+
+    def channels(self, labels: np.ndarray | Array) -> np.ndarray | Array:
+        """Boolean channels `[*space, classes]` of a label map `[*space]`."""
+        classes = np.arange(self.classes)
+        return labels[..., None] > classes if self.activation == "sigmoid" else labels[..., None] == classes
+
+    def decode(self, probabilities: np.ndarray) -> np.ndarray:
+        """Label map `[*space]`, uint8, of probabilities `[*space, classes]`: the most probable class, or the innermost channel above ½."""
+        if self.activation == "softmax":
+            return np.argmax(probabilities, axis=-1).astype(np.uint8)
+        return np.max((probabilities > 0.5) * np.arange(1, self.classes + 1), axis=-1).astype(np.uint8)
+
+
+def paths(tree: Tree) -> list[tuple[str, ...]]:
+    """The path of every leaf of a nested dictionary, in the tree's order."""
+    return [tuple(str(key.key) for key in path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def norm_affine(path: tuple[str, ...]) -> bool:
+    """Selects scale and shift of every norm layer, batch, instance and group norm alike."""
+    return path[-1] in ("scale", "shift")
+
+
+def everything(path: tuple[str, ...]) -> bool:
+    """Selects every parameter."""
+    return True
+
+
+def matching(regex: str) -> Select:
+    """Selects the parameters whose path, joined by '/', the regular expression finds."""
+    pattern = re.compile(regex)
+    return lambda path: pattern.search("/".join(path)) is not None
+
+
+def partition(tree: Tree, select: Select) -> tuple[Tree, Tree]:
+    """Splits a tree in two of the same shape: the selected leaves and the others, with None in the holes.
+
+    Raises:
+        InputError: nothing is selected; the message lists the paths there are.
+    """
+    chosen = [select(path) for path in paths(tree)]
+    if not any(chosen):
+        names = ["/".join(path) for path in paths(tree)]
+        raise InputError(f"the selection matches none of the {len(names)} parameters; they are: {', '.join(names)}")
+    leaves, structure = jax.tree.flatten(tree)
+    pick = [leaf if keep else None for leaf, keep in zip(leaves, chosen)]
+    rest = [None if keep else leaf for leaf, keep in zip(leaves, chosen)]
+    return jax.tree.unflatten(structure, pick), jax.tree.unflatten(structure, rest)
+
+
+def combine(first: Tree, second: Tree) -> Tree:
+    """Puts the two halves of a partition together again."""
+    return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=lambda leaf: leaf is None)
+
+
+def copy(tree: Tree) -> Tree:
+    """A copy that shares no buffer, so that donating the one never deletes the other."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def bind(model: Any, source: Source, stats: Any, memory: Tree = None) -> Callable[[Tree], Callable[..., dict[str, Array]]]:
+    """The network as an objective sees it: `bind(...)(adapted)` is `forward(images, heads=("segmentation",)) -> {head: array}`.
+
+    Args:
+        model: a `jaxtta.models.Model`.
+        source: the pre-trained variables; leaves that `adapted` does not hold are taken from it.
+        stats: the statistics policy.
+        memory: the policy's memory, one per norm layer; made afresh from the source when None.
+    """
+
+    def at(adapted: Tree):
+        variables = {"params": combine(adapted, source.params), "batch_stats": source.batch_stats}
+        if memory is not None:
+            variables["memory"] = memory
+
+        def forward(images: Array, heads: tuple[str, ...] = ("segmentation",)) -> dict[str, Array]:
+            return model.apply(variables, images, stats=stats, heads=heads)[0]
+
+        return forward
+
+    return at
+
+
+
+def inner(first: Tree, second: Tree) -> Array:
+    """Inner product of two trees of one shape, each as one vector."""
+    return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), first, second)))

@@ -1,0 +1,105 @@
+"""Networks as pure functions: `build` makes a `Model` from a configuration that a checkpoint can hold."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxtta import stats as statistics
+from jaxtta.core import Array, InputError, Key, Source, Tree
+from jaxtta.models.heads import HEADS
+from jaxtta.models.layers import NORMS
+from jaxtta.models.resunet import BLOCKS, ResUNet
+from jaxtta.models.unet import UNet
+
+ARCHITECTURES = {"resunet": ResUNet, "unet": UNet}
+
+
+class Model(NamedTuple):
+    """A network without its variables.
+
+    Attributes:
+        apply: `(variables, images, *, stats, heads=("segmentation",)) -> ({head: array}, memory)`. `variables` has `params`,
+            `batch_stats` and optionally `memory` (of the statistics policy; made afresh when absent). Any size of image: the
+            input is padded by its edge to a multiple of the stride and the outputs are cropped back.
+        init: `(key) -> Source`, random weights in float32.
+        config: what `build` made it from; JSON can hold it.
+        heads: the heads it has.
+        stride: the factor by which its deepest map is smaller than the image.
+        dimensions: spatial dimensions.
+        channels: channels of its images.
+    """
+
+    apply: Callable[..., tuple[dict[str, Array], Tree]]
+    init: Callable[[Key], Source]
+    config: dict[str, Any]
+    heads: tuple[str, ...]
+    stride: int
+    dimensions: int
+    channels: int
+
+
+def build(config: dict[str, Any]) -> Model:
+    """A model from its configuration, `{"architecture": "resunet" | "unet", ...}` and the attributes of that network's class.
+
+    Raises:
+        InputError: an architecture, attribute or value that does not exist; the message lists the choices.
+    """
+    config = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    name, options = config.get("architecture"), {k: v for k, v in config.items() if k != "architecture"}
+    _check(name, options)
+    module = ARCHITECTURES[name](**options)
+
+    def apply(variables: Tree, images: Array, *, stats: statistics.Policy, heads: tuple[str, ...] = ("segmentation",)):
+        require_heads(module.heads, heads)
+        space = images.shape[1:-1]
+        extra = [-n % module.stride for n in space]
+        if any(extra):
+            images = jnp.pad(images, [(0, 0), *((0, e) for e in extra), (0, 0)], mode="edge")
+        network = module.clone(policy=stats)
+        outputs, changed = network.apply(variables, images, heads=heads, mutable=["memory"])
+        return {head: _crop(x, space, images.shape[1:-1]) for head, x in outputs.items()}, changed.get("memory", {})
+
+    def init(key: Key) -> Source:
+        images = jnp.zeros((1, *(module.stride,) * module.dimensions, module.channels), jnp.float32)
+        variables = jax.jit(lambda key: module.init(key, images, heads=module.heads))(key)
+        return Source(variables["params"], variables.get("batch_stats", {}))
+
+    return Model(apply, init, config, module.heads, module.stride, module.dimensions, module.channels)
+
+
+def require_heads(present: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    """Raises InputError when a wanted head is not present, with the mend."""
+    missing = [head for head in wanted if head not in present]
+    if missing:
+        raise InputError(
+            f"the source model has no {' and no '.join(missing)} head (it has {', '.join(present)}); "
+            "choose an objective that needs no other head, or train a source with these heads"
+        )
+
+
+def _crop(output: Array, space: tuple[int, ...], padded: tuple[int, ...]) -> Array:
+    if output.ndim != len(space) + 2:
+        return output
+    scale = output.shape[1] // padded[0]
+    return output[(slice(None), *(slice(n * scale) for n in space))]
+
+
+def _check(name: str | None, options: dict[str, Any]) -> None:
+    if name not in ARCHITECTURES:
+        raise InputError(f"architecture is {name!r}; choose one of {', '.join(ARCHITECTURES)}")
+    fields = [f for f in ARCHITECTURES[name].__dataclass_fields__ if f not in ("parent", "name", "policy")]
+    unknown = [key for key in options if key not in fields]
+    if unknown:
+        raise InputError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(fields)}")
+    choices = {"depth": BLOCKS, "norm": NORMS, "dimensions": (2, 3)}
+    for key, allowed in choices.items():
+        if key in options and options[key] not in allowed:
+            raise InputError(f"{key} is {options[key]!r}; choose one of {', '.join(map(str, allowed))}")
+    wrong = [head for head in options.get("heads", ()) if head not in HEADS]
+    if wrong or "segmentation" not in options.get("heads", ("segmentation",)):
+        got = ", ".join(options["heads"])
+        raise InputError(f"heads are {got}; choose from {', '.join(HEADS)}, segmentation always among them")

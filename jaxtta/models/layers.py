@@ -1,0 +1,106 @@
+"""The layers all networks share, for any number of spatial dimensions: one norm layer, convolutions, a doubling transposed convolution."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxtta import stats
+from jaxtta.core import Array, Moments
+
+EPSILON = 1e-5
+NORMS = ("batch", "instance", "group")
+
+
+class Norm(nn.Module):
+    """`scale · (x − mean) / √(variance + ε) + shift` with the moments that the statistics policy chooses.
+
+    Batch norm takes its moments over batch and space, one per channel, and asks the policy to mix them with the source's. Instance
+    and group norm take theirs from each image alone and keep no source moments, so there is nothing to mix: the policy is not
+    asked. The variance is two-pass, in float32 or better.
+
+    Attributes:
+        policy: the statistics policy of batch norm.
+        kind: `"batch"`, `"instance"` or `"group"`.
+        groups: number of groups of group norm; lowered to a divisor of the channels where it does not divide them.
+    """
+
+    policy: stats.Policy
+    kind: str = "batch"
+    groups: int = 8
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        channels = images.shape[-1]
+        precise = images.dtype if images.dtype == jnp.float64 else jnp.float32
+        x = images.astype(precise)
+        scale = self.param("scale", nn.initializers.ones, (channels,), precise)
+        shift = self.param("shift", nn.initializers.zeros, (channels,), precise)
+        if self.kind == "batch":
+            moments = self._mixed(_moments(x, tuple(range(x.ndim - 1))))
+            factor = scale * jax.lax.rsqrt(moments.variance + EPSILON)
+            offset = shift - moments.mean * factor
+        else:
+            groups = channels if self.kind == "instance" else _divisor(channels, self.groups)
+            grouped = x.reshape(x.shape[0], -1, groups, channels // groups)
+            moments = _moments(grouped, (1, 3), keepdims=True)
+            spread = jnp.broadcast_to(jax.lax.rsqrt(moments.variance + EPSILON), (x.shape[0], 1, groups, channels // groups))
+            mean = jnp.broadcast_to(moments.mean, spread.shape)
+            shape = (x.shape[0],) + (1,) * (x.ndim - 2) + (channels,)
+            factor = spread.reshape(shape) * scale.reshape((1,) * (x.ndim - 1) + (channels,))
+            offset = shift.reshape((1,) * (x.ndim - 1) + (channels,)) - mean.reshape(shape) * factor
+        shape = (1,) * (x.ndim - factor.ndim) + factor.shape
+        return (x * factor.reshape(shape) + offset.reshape(shape)).astype(images.dtype)
+
+    def _mixed(self, image: Moments) -> Moments:
+        mean = self.variable("batch_stats", "mean", jnp.zeros_like, image.mean)
+        variance = self.variable("batch_stats", "variance", jnp.ones_like, image.variance)
+        source = Moments(mean.value, variance.value, 1)
+        memory = self.variable("memory", "memory", self.policy.init, source)
+        moments, after = self.policy.mix(image, source, memory.value)
+        if not self.is_initializing():
+            memory.value = after
+        return moments
+
+
+def _moments(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Moments:
+    mean = jnp.mean(x, axes, keepdims=True)
+    variance = jnp.mean(jnp.square(x - mean), axes, keepdims=keepdims)
+    count = 1
+    for axis in axes:
+        count *= x.shape[axis]
+    return Moments(mean if keepdims else mean.reshape(variance.shape), variance, count)
+
+
+def _divisor(channels: int, groups: int) -> int:
+    return next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
+
+
+def convolution(features: int, size: int, dimensions: int, *, stride: int = 1, bias: bool = True, name: str) -> nn.Conv:
+    """A convolution of the same size on every axis, padded symmetrically as PyTorch does (never "SAME", which is lopsided when strided)."""
+    padding = [(size // 2, size // 2)] * dimensions
+    return nn.Conv(features, (size,) * dimensions, (stride,) * dimensions, padding, use_bias=bias, name=name)
+
+
+class Double(nn.Module):
+    """Transposed convolution of size 2 and stride 2: each voxel becomes a block of 2 per axis, `y[2i + a] = x[i] · kernel[a] + bias`."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        *space, channels = images.shape[1:]
+        corners = (2,) * len(space)
+        init = nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, (*corners, channels, self.features), images.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), images.dtype)
+        matrix = jnp.moveaxis(kernel, -2, 0).reshape(channels, -1)
+        blocks = (images.reshape(-1, channels) @ matrix).reshape(-1, *space, *corners, self.features)
+        return interleave(blocks) + bias.reshape((1,) * (images.ndim - 1) + (-1,))
+
+
+def interleave(blocks: Array) -> Array:
+    """`[batch, *space, *corners, channels]` to `[batch, *(space · corners), channels]`."""
+    dimensions = (blocks.ndim - 2) // 2
+    order = [0] + [axis for d in range(dimensions) for axis in (1 + d, 1 + dimensions + d)] + [blocks.ndim - 1]
+    space = [blocks.shape[1 + d] * blocks.shape[1 + dimensions + d] for d in range(dimensions)]
+    return jnp.transpose(blocks, order).reshape(blocks.shape[0], *space, blocks.shape[-1])

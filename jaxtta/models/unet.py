@@ -1,0 +1,77 @@
+"""A plain U-Net in two or three spatial dimensions, with batch, instance or group norm and the same heads as ResUNet.
+
+Reference:
+    Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxtta import stats
+from jaxtta.core import Array
+from jaxtta.models.heads import IMAGE_HEADS, ImageHead, RotationHead
+from jaxtta.models.layers import Double, Norm, convolution
+
+
+class Pair(nn.Module):
+    """Twice: 3×3 convolution, norm, ReLU."""
+
+    features: int
+    policy: stats.Policy
+    norm: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i in (1, 2):
+            x = convolution(self.features, 3, x.ndim - 2, bias=False, name=f"conv{i}")(x)
+            x = nn.relu(Norm(self.policy, self.norm, name=f"norm{i}")(x))
+        return x
+
+
+class UNet(nn.Module):
+    """U-Net, see the module docstring.
+
+    Attributes:
+        classes: channels of the segmentation logits.
+        channels: channels of the image.
+        dimensions: spatial dimensions, 2 or 3.
+        features: channels of each level, finest first; each level but the last is halved by max-pooling.
+        norm: `"batch"`, `"instance"` or `"group"`.
+        heads: the heads it has.
+        policy: where norm layers take their moments from.
+    """
+
+    classes: int
+    channels: int = 3
+    dimensions: int = 2
+    features: tuple[int, ...] = (16, 32, 64, 128, 256)
+    norm: str = "batch"
+    heads: tuple[str, ...] = ("segmentation",)
+    policy: stats.Policy = stats.source()
+
+    @property
+    def stride(self) -> int:
+        return 2 ** (len(self.features) - 1)
+
+    @nn.compact
+    def __call__(self, images: Array, heads: tuple[str, ...]) -> dict[str, Array]:
+        x, maps = images, []
+        window = (2,) * self.dimensions
+        for i, features in enumerate(self.features, start=1):
+            x = nn.max_pool(x, window, window) if maps else x
+            x = Pair(features, self.policy, self.norm, name=f"encoder{i}")(x)
+            maps.append(x)
+        outputs = {}
+        if "segmentation" in heads:
+            y = x
+            for i, features in reversed(list(enumerate(self.features[:-1], start=1))):
+                y = jnp.concatenate([Double(features, name=f"up{i}")(y), maps[i - 1]], axis=-1)
+                y = Pair(features, self.policy, self.norm, name=f"decoder{i}")(y)
+            outputs["segmentation"] = convolution(self.classes, 1, self.dimensions, name="segmentation")(y)
+        for head in IMAGE_HEADS:
+            if head in heads:
+                doublings, finer = len(self.features) - 1, head == "super_resolution"
+                outputs[head] = ImageHead(doublings, self.channels, self.policy, self.norm, finer=finer, name=head)(x)
+        if "rotation" in heads:
+            outputs["rotation"] = RotationHead(name="rotation")(x)
+        return outputs

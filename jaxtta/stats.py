@@ -1,0 +1,101 @@
+"""Statistics policies: with which mean and variance a norm layer normalises.
+
+A policy is two functions of one norm layer. `init(source)` makes the layer's memory from its source moments (an empty tuple for
+most); `mix(image, source, memory) -> (moments, memory)` chooses the moments to normalise with and carries the memory on. The
+moments of the image are those of the whole batch given to the network; an unused argument costs nothing once compiled.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxtta.core import Moments, Tree
+
+
+class Policy(NamedTuple):
+    """A statistics policy, see the module docstring."""
+
+    init: Callable[[Moments], Any]
+    mix: Callable[[Moments, Moments, Any], tuple[Moments, Any]]
+
+
+def _nothing(source: Moments) -> tuple:
+    return ()
+
+
+def source() -> Policy:
+    """The running moments of the source: ordinary inference."""
+    return Policy(_nothing, lambda image, source, memory: (source, memory))
+
+
+def image() -> Policy:
+    """The moments of the current image.
+
+    Reference:
+        Nado et al., "Evaluating Prediction-Time Batch Normalization for Robustness under Covariate Shift", 2020.
+    """
+    return Policy(_nothing, lambda image, source, memory: (image, memory))
+
+
+def _blended(image: Moments, source: Moments, weight) -> Moments:
+    mean = weight * image.mean + (1 - weight) * source.mean
+    variance = weight * image.variance + (1 - weight) * source.variance
+    return Moments(mean, variance, image.count)
+
+
+def blend(weight: float) -> Policy:
+    """`weight · image + (1 − weight) · source`, of the means and of the variances.
+
+    Args:
+        weight: share of the image's moments, in [0, 1].
+
+    Reference:
+        You, Li, Zhao, "Test-time Batch Statistics Calibration for Covariate Shift" (alpha-BN), 2021.
+    """
+    return Policy(_nothing, lambda image, source, memory: (_blended(image, source, weight), memory))
+
+
+def progressive(tau: float = 1.0) -> Policy:
+    """A blend whose image share grows with the images seen, `√n / (√n + τ)`; the memory is n, the images before this one.
+
+    Args:
+        tau: the larger, the longer the source's moments count; above 0.
+    """
+
+    def init(source: Moments):
+        return jnp.zeros((), source.mean.dtype)
+
+    def mix(image: Moments, source: Moments, seen):
+        root = jnp.sqrt(seen + 1)
+        return _blended(image, source, root / (root + tau)), seen + 1
+
+    return Policy(init, mix)
+
+
+def running(momentum: float = 0.1) -> Policy:
+    """Training: normalises with the batch; the memory is the running moments, kept as PyTorch does (unbiased variance).
+
+    Args:
+        momentum: share of the new batch in the running moments, in (0, 1].
+    """
+
+    def mix(image: Moments, source: Moments, memory: Moments):
+        unbiased = image.variance * (image.count / max(image.count - 1, 1))
+        mean = (1 - momentum) * memory.mean + momentum * image.mean
+        variance = (1 - momentum) * memory.variance + momentum * unbiased
+        return image, Moments(mean, variance, memory.count)
+
+    return Policy(lambda source: source, mix)
+
+
+def _is_layer(node: Tree) -> bool:
+    return isinstance(node, dict) and set(node) == {"mean", "variance"}
+
+
+def initial_memory(policy: Policy, batch_stats: Tree) -> Tree:
+    """The policy's memory for every norm layer of a source, a tree like `batch_stats` with one memory per layer."""
+    return jax.tree.map(
+        lambda layer: {"memory": policy.init(Moments(layer["mean"], layer["variance"], 1))}, batch_stats, is_leaf=_is_layer
+    )
