@@ -1,0 +1,13 @@
+"""The registry: every method by its name. The command line, the benchmark and the conformance tests iterate over it."""
+
+from jaxtta.methods.batch_statistics import batch_statistics
+from jaxtta.methods.grata import grata
+from jaxtta.methods.source import source
+from jaxtta.methods.tent import tent
+
+METHODS = {
+    "source": source,
+    "batch_statistics": batch_statistics,
+    "tent": tent,
+    "grata": grata,
+}

@@ -1,0 +1,153 @@
+"""The six self-supervised objectives, each usable as auxiliary and as pseudo objective.
+
+A factory takes the task and gives an objective `(key, forward, images) -> loss`, a scalar. `forward(images, heads=...)` is the
+network with the parameters in question, `{head: logits}`; images are `[batch, *space, channels]` in [0, 1]. What is drawn at random
+(the style, the noise, the rotation) is a keyword, so that a fixed draw can be given.
+
+Reference:
+    Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation", AAAI 2025.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxtta import views
+from jaxtta.core import Array, Key, Task
+from jaxtta.resize import resize_aligned
+from jaxtta.style import strong_style
+
+Forward = Callable[..., dict[str, Array]]
+Objective = Callable[[Key, Forward, Array], Array]
+
+IDENTITY = views.Geometric("identity", lambda images: images, lambda images: images)
+TURNS = (*views.GEOMETRIC, IDENTITY)
+
+
+def entropy(task: Task, *, full: bool = False) -> Objective:
+    """Entropy of the prediction, `mean over pixels of Σ_c −p_c log(p_c + 1e-6)`.
+
+    Args:
+        task: what is segmented.
+        full: for a sigmoid task, add the other half of the Bernoulli entropy, `−(1 − p_c) log(1 − p_c + 1e-6)`, which the released
+            code of GraTa leaves out.
+    """
+
+    def objective(key: Key, forward: Forward, images: Array) -> Array:
+        p = task.probabilities(forward(images)["segmentation"])
+        terms = -p * jnp.log(p + 1e-6)
+        if full and task.activation == "sigmoid":
+            terms -= (1 - p) * jnp.log(1 - p + 1e-6)
+        return jnp.mean(jnp.sum(terms, axis=-1))
+
+    return objective
+
+
+def teacher(task: Task, forward: Forward, images: Array) -> Array:
+    """Mean probabilities `[batch, *space, classes]` over the image and its five geometric views, each mapped back.
+
+    Every view is a forward pass with batch statistics of its own; views of one shape are computed side by side.
+    """
+    stay = (IDENTITY, *(v for v in views.GEOMETRIC if v.name in ("horizontal_flip", "vertical_flip", "rotate_180")))
+    turn = tuple(v for v in views.GEOMETRIC if v not in stay)
+    groups = [stay + turn] if images.shape[-3] == images.shape[-2] else [stay, turn]
+    total = jnp.zeros((), images.dtype)
+    for group in groups:
+        stacked = jnp.stack([view.apply(images) for view in group])
+        logits = jax.vmap(lambda x: forward(x)["segmentation"])(stacked)
+        probabilities = task.probabilities(logits)
+        total += sum(view.inverse(p) for view, p in zip(group, probabilities))
+    return jax.lax.stop_gradient(total / (len(stay) + len(turn)))
+
+
+def consistency(task: Task, *, style: views.View = strong_style) -> Objective:
+    """Cross entropy of the strongly styled image's prediction against the mean prediction over the geometric views.
+
+    The teacher is made with the same parameters and has no gradient; the styled image is re-scaled to [0, 1] per image. A sigmoid
+    task takes the binary cross entropy of every channel, mean over all; a softmax task the categorical one, mean over pixels.
+    """
+
+    def objective(key: Key, forward: Forward, images: Array) -> Array:
+        target = teacher(task, forward, images)
+        styled = jax.lax.stop_gradient(views.rescale(style(key, images)))
+        logits = forward(styled)["segmentation"]
+        if task.activation == "sigmoid":
+            return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, target))
+        return jnp.mean(optax.softmax_cross_entropy(logits, target))
+
+    return objective
+
+
+def _restored(forward: Forward, head: str, shown: Array, images: Array) -> Array:
+    restored = jax.nn.sigmoid(forward(shown, heads=(head,))[head])
+    inside = tuple(slice(n) for n in images.shape[1:-1])
+    return jnp.mean(jnp.square(restored[(slice(None), *inside)] - images))
+
+
+def reconstruction(task: Task) -> Objective:
+    """Mean squared error between the image and the reconstruction head's sigmoid."""
+    return lambda key, forward, images: _restored(forward, "reconstruction", images, images)
+
+
+def denoising(task: Task, *, noise: views.View = views.gaussian_noise(0.1)) -> Objective:
+    """Mean squared error between the image and the denoising head's sigmoid on the noisy image, `x + 0.1 · N(0, 1)`."""
+    return lambda key, forward, images: _restored(forward, "denoising", noise(key, images), images)
+
+
+def super_resolution(task: Task) -> Objective:
+    """Mean squared error between the image and the super-resolution head's sigmoid on the image of half the size (corners aligned)."""
+
+    def objective(key: Key, forward: Forward, images: Array) -> Array:
+        half = tuple(-(-n // 2) for n in images.shape[1:-1])
+        return _restored(forward, "super_resolution", resize_aligned(images, half), images)
+
+    return objective
+
+
+def _drawn(key: Key, count: int) -> Array:
+    return jax.random.randint(key, (count,), 0, len(TURNS))
+
+
+def rotation(task: Task, *, draw: Callable[[Key, int], Array] = _drawn) -> Objective:
+    """Six-way cross entropy of the rotation head on each image in a random geometric view (the five, then the identity).
+
+    Images that are not square change shape when turned by 90° or 270°, so a batch of them turns together, as its first image drew.
+
+    Args:
+        task: what is segmented.
+        draw: `(key, count) -> labels [count]` in 0 .. 5.
+    """
+    sideways = np.array([view.name in ("rotate_90", "rotate_270") for view in TURNS])
+
+    def loss(forward: Forward, images: Array, labels: Array, among: np.ndarray) -> Array:
+        position = jnp.asarray(np.maximum(np.cumsum(among) - 1, 0))[labels]
+        branches = [view.apply for view, chosen in zip(TURNS, among) if chosen]
+        turned = jax.vmap(lambda i, image: jax.lax.switch(i, branches, image[None])[0])(position, images)
+        logits = forward(turned, heads=("rotation",))["rotation"]
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    def objective(key: Key, forward: Forward, images: Array) -> Array:
+        labels = draw(key, images.shape[0])
+        if images.shape[-3] == images.shape[-2]:
+            return loss(forward, images, labels, np.ones_like(sideways))
+        labels = jnp.broadcast_to(labels[0], labels.shape)
+        return jax.lax.cond(
+            jnp.asarray(sideways)[labels[0]],
+            lambda: loss(forward, images, labels, sideways),
+            lambda: loss(forward, images, labels, ~sideways),
+        )
+
+    return objective
+
+
+OBJECTIVES = {
+    "entropy": entropy,
+    "consistency": consistency,
+    "reconstruction": reconstruction,
+    "denoising": denoising,
+    "super_resolution": super_resolution,
+    "rotation": rotation,
+}

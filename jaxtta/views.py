@@ -1,0 +1,105 @@
+"""Views of an image: the geometric ones with their inverses, noise, and the rescaling to [0, 1].
+
+A view is a function of a key and images. A geometric view needs no key and carries its inverse, so that what the
+network says about the view can be mapped back. Arrays are `[batch, height, width, channels]` with any number of
+channels: the same functions turn images, feature maps and logits, square or not. A volume, `[batch, depth, height, width,
+channels]`, is turned slice by slice. `jaxtta.style` holds the strong style.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxtta.core import Array, Key
+
+View = Callable[[Key, Array], Array]
+
+HEIGHT, WIDTH = -3, -2
+
+
+class Geometric(NamedTuple):
+    """A rearrangement of the pixels: `inverse(apply(images))` is `images`, exactly.
+
+    Attributes:
+        name: what it does, in words.
+        apply: images `[batch, height, width, channels]` to the view; the quarter turns swap height and width.
+        inverse: back again, for images and logits alike.
+    """
+
+    name: str
+    apply: Callable[[Array], Array]
+    inverse: Callable[[Array], Array]
+
+
+def _reverse_width(images: Array) -> Array:
+    return jnp.flip(images, WIDTH)
+
+
+def _reverse_height(images: Array) -> Array:
+    return jnp.flip(images, HEIGHT)
+
+
+def _reverse_both(images: Array) -> Array:
+    return jnp.flip(images, (HEIGHT, WIDTH))
+
+
+def _reverse_width_and_swap(images: Array) -> Array:
+    return jnp.swapaxes(jnp.flip(images, WIDTH), HEIGHT, WIDTH)
+
+
+def _swap_and_reverse_width(images: Array) -> Array:
+    return jnp.flip(jnp.swapaxes(images, HEIGHT, WIDTH), WIDTH)
+
+
+GEOMETRIC: tuple[Geometric, ...] = (
+    Geometric("horizontal_flip", _reverse_width, _reverse_width),
+    Geometric("vertical_flip", _reverse_height, _reverse_height),
+    Geometric("rotate_90", _reverse_width_and_swap, _swap_and_reverse_width),
+    Geometric("rotate_180", _reverse_both, _reverse_both),
+    Geometric("rotate_270", _swap_and_reverse_width, _reverse_width_and_swap),
+)
+"""The five views of GraTa's teacher, in the order of its rotation labels 0 .. 4 (5 is the image itself).
+
+Reference: Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation",
+AAAI 2025.
+"""
+
+
+def rescale(images: Array) -> Array:
+    """Scales each image to [0, 1] over all its pixels and channels together.
+
+        (x - min x) / (max x - min x)
+
+    A constant image becomes zeros. So does one whose range is below the square root of the smallest normal number
+    (1e-19 in float32): the range is squared in the gradient, which stays finite in this way.
+
+    Args:
+        images: `[batch, *space, channels]`, any finite values.
+
+    Returns:
+        Images of the same shape and dtype, in [0, 1] to rounding.
+    """
+    axes = tuple(range(1, images.ndim))
+    lowest = jnp.min(images, axes, keepdims=True)
+    extent = jnp.max(images, axes, keepdims=True) - lowest
+    varied = extent > float(jnp.finfo(images.dtype).tiny) ** 0.5
+    # Both branches of a where are differentiated: the divisor is made safe before the division, not after it.
+    return jnp.where(varied, (images - lowest) / jnp.where(varied, extent, 1.0), 0.0)
+
+
+def gaussian_noise(scale: float) -> View:
+    """The view `x + scale · N(0, 1)`, drawn for every value; not clipped.
+
+    Args:
+        scale: standard deviation of the noise, in units of the image.
+
+    Returns:
+        A view of images of any shape; the dtype of the images is kept.
+    """
+
+    def view(key: Key, images: Array) -> Array:
+        return images + scale * jax.random.normal(key, images.shape, images.dtype)
+
+    return view

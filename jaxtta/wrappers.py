@@ -1,0 +1,59 @@
+"""Wrappers: functions from a method to a method."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxtta.core import Array, Key, Method, Output, Source, Tree
+
+
+def episodic(method: Method) -> Method:
+    """Starts every image from the source again: no image learns from another."""
+
+    def step(key: Key, source: Source, state: Tree, images: Array):
+        return method.step(key, source, method.init(source, images), images)
+
+    return method._replace(step=step)
+
+
+def repeat(method: Method, times: int) -> Method:
+    """Several updates on each image; the prediction and the info are the last one's.
+
+    Args:
+        method: what to repeat.
+        times: updates per image, at least 1.
+    """
+    if times < 1:
+        raise ValueError(f"times is {times}; an image takes at least 1 update")
+
+    def step(key: Key, source: Source, state: Tree, images: Array):
+        for i in range(times):
+            # The logits of all but the last update are unused, so the compiled program does not compute them.
+            state, output = method.step(key if times == 1 else jax.random.fold_in(key, i), source, state, images)
+        return state, output
+
+    return method._replace(step=step)
+
+
+def guarded(method: Method) -> Method:
+    """Leaves the state as it was when anything of an update is not finite, and says so in `info["skipped"]` (0 or 1).
+
+    Watched: the image, every value of the info (losses, gradient norms), every parameter and optimiser value, and the prediction.
+    A skipped image is predicted with the state as it was; pixels that are not finite count as 0 there.
+    """
+
+    def step(key: Key, source: Source, state: Tree, images: Array):
+        clean = jnp.where(jnp.isfinite(images), images, jnp.zeros_like(images))
+        updated, output = method.step(key, source, state, clean)
+        good = jnp.all(jnp.isfinite(images)) & finite((updated, output))
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state)
+        logits = jax.lax.cond(good, lambda: output.logits, lambda: method.predict(source, kept, clean))
+        skipped = 1 - good.astype(jnp.float32)
+        return kept, Output(logits, {**output.info, "skipped": skipped})
+
+    return method._replace(step=step)
+
+
+def finite(tree: Tree) -> Array:
+    """Whether every floating-point value of a tree is finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.asarray(True)

@@ -1,0 +1,231 @@
+"""Training augmentation: what moves together, what stays, how often and how far."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from jaxtta.core import InputError
+from jaxtta.data import augment as module
+from jaxtta.data.augment import Augmentation, augment
+
+NOTHING = Augmentation(
+    elastic_probability=0.0,
+    rotation_probability=0.0,
+    scale_probability=0.0,
+    mirror_probability=0.0,
+    brightness_probability=0.0,
+    noise_probability=0.0,
+)
+EVERYTHING = Augmentation(
+    elastic_probability=1.0,
+    rotation_probability=1.0,
+    scale_probability=1.0,
+    mirror_probability=1.0,
+    brightness_probability=1.0,
+    noise_probability=1.0,
+)
+
+
+def only(**changes):
+    return dataclasses.replace(NOTHING, **changes)
+
+
+def disc(height=96, width=80, centre=(40.0, 45.0), radius=18.0):
+    """A bright disc with a brighter cup inside on a dark ramp, and its label map 0, 1, 2."""
+    y, x = np.mgrid[:height, :width]
+    distance = np.hypot(y - centre[0], x - centre[1])
+    labels = (distance < radius).astype(np.uint8) + (distance < radius / 2)
+    ramp = 0.1 * x / width
+    image = np.stack([ramp + 0.4 * labels, ramp + 0.3 * labels, ramp + 0.2 * labels], axis=-1)
+    return ((image - image.min()) / (image.max() - image.min())).astype(np.float32), labels
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+def overlap(first, second):
+    return 2 * np.sum(first & second) / (np.sum(first) + np.sum(second))
+
+
+@pytest.mark.parametrize("settings", [Augmentation(), EVERYTHING, NOTHING], ids=["published", "everything", "nothing"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shapes_dtypes_and_range_hold_and_inputs_are_left_alone(settings, channels):
+    image, labels = disc()
+    image = image[..., :channels]
+    before = image.copy(), labels.copy()
+    image.setflags(write=False)
+    labels.setflags(write=False)
+    for seed in range(10):
+        changed, moved = augment(generator(seed), image, labels, settings=settings)
+        assert changed.shape == image.shape and changed.dtype == np.float32
+        assert moved.shape == labels.shape and moved.dtype == labels.dtype
+        assert changed.min() >= 0.0 and changed.max() <= 1.0
+        assert not np.shares_memory(changed, image) and not np.shares_memory(moved, labels)
+        changed[:] = 0.0
+        moved[:] = 0
+    np.testing.assert_array_equal(image, before[0])
+    np.testing.assert_array_equal(labels, before[1])
+
+
+def test_the_generator_decides_everything():
+    image, labels = disc()
+    first, again, other = (augment(generator(seed), image, labels, settings=EVERYTHING) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_probabilities_of_zero_change_nothing():
+    image, labels = disc()
+    for seed in range(5):
+        changed, moved = augment(generator(seed), 0.2 + 0.5 * image, labels, settings=NOTHING)
+        np.testing.assert_array_equal(changed, 0.2 + 0.5 * image)
+        np.testing.assert_array_equal(moved, labels)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("change", ["elastic_probability", "rotation_probability", "scale_probability", "all"])
+def test_image_and_labels_move_together(change, order):
+    image, labels = disc()
+    settings = EVERYTHING if change == "all" else only(**{change: 1.0})
+    settings = dataclasses.replace(settings, order=order, brightness_probability=0.0, noise_probability=0.0)
+    moved_once = False
+    for seed in range(8):
+        changed, moved = augment(generator(seed), image, labels, settings=settings)
+        for label, threshold in ((1, 0.3), (2, 0.65)):
+            assert overlap(changed[..., 0] > threshold, moved >= label) > 0.93
+        assert set(np.unique(moved)) <= {0, 1, 2}
+        moved_once |= not np.array_equal(moved, labels)
+    assert moved_once
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_labels_stay_within_their_values(dtype):
+    image, _ = disc()
+    labels = np.random.default_rng(0).choice([0, 7, 200], image.shape[:2]).astype(dtype)
+    for seed in range(5):
+        moved = augment(generator(seed), image, labels, settings=EVERYTHING)[1]
+        assert set(np.unique(moved)) <= {0, 7, 200} and moved.dtype == dtype
+
+
+def test_mirroring_reverses_both_axes_and_keeps_every_value():
+    image, labels = disc()
+    changed, moved = augment(generator(), image, labels, settings=only(mirror_probability=1.0))
+    np.testing.assert_array_equal(changed, image[::-1, ::-1])
+    np.testing.assert_array_equal(moved, labels[::-1, ::-1])
+
+
+def test_mirroring_after_a_rotation_is_the_mirrored_rotation():
+    image, labels = disc()
+    turned, turned_labels = augment(generator(5), image, labels, settings=only(rotation_probability=1.0))
+    both = only(rotation_probability=1.0, mirror_probability=1.0)
+    changed, moved = augment(generator(5), image, labels, settings=both)
+    np.testing.assert_array_equal(changed, turned[::-1, ::-1])
+    np.testing.assert_array_equal(moved, turned_labels[::-1, ::-1])
+
+
+def test_rotation_turns_about_the_centre_by_at_most_its_angle():
+    image, labels = disc(101, 121, centre=(50.0, 95.0), radius=8.0)
+    angles = []
+    for seed in range(40):
+        moved = augment(generator(seed), image, labels, settings=only(rotation_probability=1.0))[1]
+        y, x = np.array(ndimage.center_of_mass(moved > 0)) - (50.0, 60.0)
+        assert abs(np.hypot(y, x) - 35.0) < 0.5
+        angles.append(np.rad2deg(np.arctan2(y, x)))
+    assert max(np.abs(angles)) < 15.5
+    assert min(angles) < -9 and max(angles) > 9
+
+
+def test_scale_stays_in_its_range_half_of_it_on_either_side():
+    image, labels = disc(121, 121, centre=(60.0, 60.0), radius=30.0)
+    areas = []
+    for seed in range(60):
+        moved = augment(generator(seed), image, labels, settings=only(scale_probability=1.0))[1]
+        assert np.hypot(*(np.array(ndimage.center_of_mass(moved > 0)) - 60.0)) < 0.2
+        areas.append(np.sum(moved > 0))
+    factors = np.sqrt(np.sum(labels > 0) / np.array(areas))
+    assert 0.74 < factors.min() < 0.8 and 1.2 < factors.max() < 1.26
+    assert 0.25 < np.mean(factors < 1) < 0.75
+
+
+def test_the_elastic_field_is_smoothed_noise_about_zero_and_reaches_as_far_as_its_smoothing_allows():
+    space, deviation = (64, 97), (0.1 * 64, 0.1 * 97)
+    for seed in range(5):
+        field = module._displacement(generator(seed), space, (0.1, 0.1))
+        rng = generator(seed)
+        rng.uniform(0.1, 0.1)
+        for axis in range(2):
+            noise = ndimage.gaussian_filter(rng.uniform(-1.0, 1.0, space), deviation, mode="wrap", truncate=8.0)
+            largest = rng.uniform(deviation[axis] / 8, deviation[axis] / 2)
+            expected = noise * largest / np.abs(noise).max()
+            np.testing.assert_allclose(field[axis], expected - expected.mean(), atol=1e-9)
+            assert deviation[axis] / 8 <= largest <= deviation[axis] / 2
+
+
+def test_an_elastic_deformation_without_extent_moves_nothing():
+    image, labels = disc()
+    settings = only(elastic_probability=1.0, elastic_extent=(0.0, 0.0))
+    changed, moved = augment(generator(), image, labels, settings=settings)
+    np.testing.assert_allclose(changed, image, atol=1e-5)
+    np.testing.assert_array_equal(moved, labels)
+
+
+def test_brightness_scales_each_channel_and_the_image_is_rescaled_not_clipped():
+    image, labels = disc()
+    assert np.all(image.max((0, 1)) > 0)
+    changed, moved = augment(generator(1), image, labels, settings=only(brightness_probability=1.0))
+    np.testing.assert_array_equal(moved, labels)
+    # Up to one common scale, channels are multiplied: ratios within a channel hold (the darkest value is 0).
+    dark, bright = image[40, 5], image[40, 45]
+    np.testing.assert_allclose(changed[40, 5] / changed[40, 45], dark / bright, rtol=1e-5)
+    factors = changed[40, 45] / bright
+    assert factors.max() / factors.min() < 1.5 / 0.7 + 1e-6
+    assert np.ptp(factors) > 0.01
+    assert np.isclose(changed.max(), 1.0) and np.sum(changed[..., 0] == changed[..., 0].max()) < 10
+
+
+def test_noise_is_added_within_its_range():
+    image, labels = disc()
+    settings = only(noise_probability=1.0, noise=(0.02, 0.02))
+    changed, moved = augment(generator(1), image, labels, settings=settings)
+    np.testing.assert_array_equal(moved, labels)
+    slope, offset = np.polyfit(image.ravel(), changed.ravel(), 1)
+    residual = changed.ravel() - slope * image.ravel() - offset
+    assert abs(residual.std() / slope - 0.02) < 0.001
+
+
+def test_changes_come_at_their_published_rates():
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = np.linspace(0.0, 1.0, 36, dtype=np.float32).reshape(3, 4, 3)
+    rng, rounds = generator(), 6000
+    spatial, coloured = 0, 0
+    for _ in range(rounds):
+        changed, moved = augment(rng, image, labels)
+        mirrored = [(labels[::v, ::h], image[::v, ::h]) for v in (1, -1) for h in (1, -1)]
+        same = [np.array_equal(changed, pixels) for _, pixels in mirrored]
+        coloured += not any(same)
+        spatial += not any(np.array_equal(moved, turned) for turned, _ in mirrored)
+    expected = 1 - 0.9**3 * 0.85**2
+    assert abs(coloured / rounds - expected) < 4 * np.sqrt(expected * (1 - expected) / rounds)
+    assert spatial / rounds < 1 - 0.9**3  # a small rotation may leave twelve labels where they were
+    drawn = [module._coordinates(rng, (3, 4), Augmentation()) is not None for _ in range(rounds)]
+    assert abs(np.mean(drawn) - (1 - 0.9**3)) < 4 * np.sqrt(0.271 * 0.729 / rounds)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.5])
+def test_constant_images_stay_finite(constant):
+    image, labels = np.full((16, 12, 3), constant, np.float32), np.zeros((16, 12), np.uint8)
+    for seed in range(5):
+        for settings in (EVERYTHING, only(brightness_probability=1.0), only(elastic_probability=1.0)):
+            assert np.all(np.isfinite(augment(generator(seed), image, labels, settings=settings)[0]))
+
+
+@pytest.mark.parametrize("shapes", [((8, 8, 3), (8, 9)), ((8, 8), (8, 8)), ((8, 8, 3), (8, 8, 1))])
+def test_shapes_that_do_not_go_together_are_named(shapes):
+    image, labels = np.zeros(shapes[0], np.float32), np.zeros(shapes[1], np.uint8)
+    with pytest.raises(InputError, match=r"labels of shape .*give \[height, width, channels\]") as error:
+        augment(generator(), image, labels)
+    assert "\n" not in str(error.value)
