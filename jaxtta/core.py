@@ -97,7 +97,9 @@ class Task:
             names = [f"class{i + (self.activation == 'sigmoid')}" for i in range(self.classes)]
             object.__setattr__(self, "names", tuple(names))
         if len(self.names) != self.classes:
-            raise InputError(f"{self.classes} classes need {self.classes} names, got {len(self.names)}: {', '.join(self.names)}")
+            raise InputError(
+                f"{self.classes} classes need {self.classes} names, got {len(self.names)}: {', '.join(self.names)}"
+            )
 
     @property
     def foreground(self) -> slice:
@@ -172,7 +174,9 @@ def copy(tree: Tree) -> Tree:
     return jax.tree.map(jnp.copy, tree)
 
 
-def bind(model: Any, source: Source, stats: Any, memory: Tree = None) -> Callable[[Tree], Callable[..., dict[str, Array]]]:
+def bind(
+    model: Any, source: Source, stats: Any, memory: Tree = None
+) -> Callable[[Tree], Callable[..., dict[str, Array]]]:
     """The network as an objective sees it: `bind(...)(adapted)` is `forward(images, heads=("segmentation",)) -> {head: array}`.
 
     Args:
@@ -193,7 +197,6 @@ def bind(model: Any, source: Source, stats: Any, memory: Tree = None) -> Callabl
         return forward
 
     return at
-
 
 
 def inner(first: Tree, second: Tree) -> Array:

@@ -43,7 +43,9 @@ class Norm(nn.Module):
             groups = channels if self.kind == "instance" else _divisor(channels, self.groups)
             grouped = x.reshape(x.shape[0], -1, groups, channels // groups)
             moments = _moments(grouped, (1, 3), keepdims=True)
-            spread = jnp.broadcast_to(jax.lax.rsqrt(moments.variance + EPSILON), (x.shape[0], 1, groups, channels // groups))
+            spread = jnp.broadcast_to(
+                jax.lax.rsqrt(moments.variance + EPSILON), (x.shape[0], 1, groups, channels // groups)
+            )
             mean = jnp.broadcast_to(moments.mean, spread.shape)
             shape = (x.shape[0],) + (1,) * (x.ndim - 2) + (channels,)
             factor = spread.reshape(shape) * scale.reshape((1,) * (x.ndim - 1) + (channels,))

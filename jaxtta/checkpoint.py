@@ -1,0 +1,231 @@
+"""Checkpoints: an Orbax tree and, beside it in the same folder, a manifest from which the model is rebuilt.
+
+Orbax loads a flipped bit as another value and casts another dtype silently, so the manifest holds the SHA-256 of the tree and the
+dtype and shape of every leaf, and `load` verifies them. A checkpoint is written under a temporary name and renamed when whole.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+import jaxtta
+from jaxtta.core import InputError, Source, Task, Tree, paths
+from jaxtta.data.preprocessing import Preprocessing
+from jaxtta.models import Model, build
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TREE = "tree"
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        model: the network, rebuilt from the manifest.
+        source: its variables (of an encoder: the encoder's alone).
+        task: what is segmented.
+        preprocessing: how its images are prepared.
+        manifest: everything else: provenance, versions, digest.
+    """
+
+    model: Model
+    source: Source
+    task: Task
+    preprocessing: Preprocessing
+    manifest: dict[str, Any]
+
+
+class CheckpointError(InputError):
+    """A checkpoint that is missing, damaged or of another kind."""
+
+
+def digest(tree: Tree) -> str:
+    """SHA-256 over path, dtype, shape and bytes of every leaf, in the tree's order."""
+    total = hashlib.sha256()
+    for path, leaf in zip(paths(tree), jax.tree.leaves(tree)):
+        array = np.asarray(leaf)
+        total.update(f"{'/'.join(path)} {array.dtype.str} {array.shape}".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow")
+    own = {"jaxtta": jaxtta.__version__, "python": platform.python_version()}
+    return {**own, **{name: importlib.metadata.version(name) for name in names}}
+
+
+def save_tree(path: Path, tree: Tree, manifest: dict[str, Any]) -> None:
+    """Writes a tree and its manifest as the folder `path`, whole or not at all; one that is there is replaced."""
+    path = Path(path).absolute()
+    tree = jax.tree.map(np.asarray, jax.device_get(tree))
+    leaves = [["/".join(path), a.dtype.str, list(a.shape)] for path, a in zip(paths(tree), jax.tree.leaves(tree))]
+    manifest = {"format": FORMAT, **manifest, "versions": versions(), "sha256": digest(tree), "leaves": leaves}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        ocp.save(temporary / TREE, tree)
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint folder.
+
+    Raises:
+        CheckpointError: no such folder, not a checkpoint, or of a newer format.
+    """
+    path = Path(path).absolute()
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such checkpoint; make one with jaxtta train or jaxtta convert")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or "format" not in manifest or not (path / TREE).is_dir():
+        raise CheckpointError(
+            f"{path}: not a checkpoint (no {MANIFEST} and {TREE} in it); give a folder that jaxtta train or convert wrote"
+        )
+    if manifest["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {manifest['format']} is newer than this jaxtta reads ({FORMAT}); update jaxtta"
+        )
+    return manifest
+
+
+def load_tree(path: Path) -> tuple[Tree, dict[str, Any]]:
+    """The tree, nested dictionaries of NumPy arrays, and the manifest of a checkpoint, verified.
+
+    Raises:
+        CheckpointError: what `load_manifest` raises, or a damaged file.
+    """
+    path = Path(path).absolute()
+    manifest = load_manifest(path)
+    try:
+        expected: Tree = {}
+        for name, dtype, shape in manifest["leaves"]:
+            *folders, leaf = name.split("/")
+            node = expected
+            for folder in folders:
+                node = node.setdefault(folder, {})
+            node[leaf] = np.empty(shape, dtype)
+        tree = jax.tree.map(np.asarray, ocp.load(path / TREE, expected))
+        whole = digest(tree) == manifest["sha256"]
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise CheckpointError(
+            f"{path}: damaged, it cannot be read ({reason}); restore the folder from its origin"
+        ) from error
+    if not whole:
+        raise CheckpointError(
+            f"{path}: damaged, its SHA-256 is not the one in its manifest; restore the folder from its origin"
+        )
+    return tree, manifest
+
+
+def save_state(path: Path, state: Tree, manifest: dict[str, Any]) -> None:
+    """Writes any pytree of arrays, such as an adaptation's or a training's state, with a manifest."""
+    leaves = {f"{i:06d}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
+    save_tree(path, leaves, {"kind": "state", **manifest})
+
+
+def load_state(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
+    """Reads what `save_state` wrote into the structure of `like` (arrays or shapes).
+
+    Raises:
+        CheckpointError: what `load_tree` raises, or a state whose shapes or dtypes are not those of `like`.
+    """
+    leaves, manifest = load_tree(path)
+    got, (want, structure) = list(leaves.values()), jax.tree.flatten(like)
+    if [(a.shape, a.dtype) for a in got] != [(a.shape, a.dtype) for a in want]:
+        raise CheckpointError(
+            f"{path}: holds the state of another run; start anew in another folder, or with --overwrite"
+        )
+    return jax.tree.unflatten(structure, got), manifest
+
+
+def save(
+    path: Path, model: Model, source: Source, task: Task, preprocessing: Preprocessing, *, provenance: dict[str, Any]
+) -> None:
+    """Writes a source model.
+
+    Args:
+        path: the folder to write; replaced if there.
+        model: the network.
+        source: its variables; those of an encoder alone make an encoder checkpoint.
+        task: what is segmented.
+        preprocessing: how its images are prepared.
+        provenance: how the weights came to be; JSON must hold it.
+    """
+    manifest = {
+        "kind": "encoder" if set(source.params) == {"encoder"} else "model",
+        "model": model.config,
+        "task": {"classes": task.classes, "activation": task.activation, "names": task.names},
+        "preprocessing": preprocessing.to_dict(),
+        "provenance": provenance,
+    }
+    save_tree(path, source._asdict(), manifest)
+
+
+def load(path: Path, *, kind: str = "model") -> Checkpoint:
+    """Reads a source model, verified, and rebuilds its network; the variables are NumPy arrays.
+
+    Args:
+        path: a folder that `save` wrote.
+        kind: `"model"`, or `"encoder"` to accept either.
+
+    Raises:
+        CheckpointError: missing, damaged, not a checkpoint, an encoder where a model is needed, or variables that do not fit the
+            network of the manifest.
+    """
+    tree, manifest = load_tree(path)
+    if manifest.get("kind") not in ("model", "encoder"):
+        raise CheckpointError(
+            f"{path}: holds a {manifest.get('kind')}, not a model; give the folder 'best' or 'last' of a training"
+        )
+    if manifest["kind"] == "encoder" and kind == "model":
+        raise CheckpointError(
+            f"{path}: holds an encoder without a decoder; train from it first: jaxtta train --encoder {path}"
+        )
+    try:
+        model, task = build(manifest["model"]), Task(**{**manifest["task"], "names": tuple(manifest["task"]["names"])})
+        preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: its manifest lacks {error}; restore the folder from its origin") from error
+    source = Source(tree.get("params", {}), tree.get("batch_stats", {}))
+    _check_shapes(path, model, source, manifest["kind"])
+    return Checkpoint(model, source, task, preprocessing, manifest)
+
+
+def _check_shapes(path: Path, model: Model, source: Source, kind: str) -> None:
+    expected = jax.eval_shape(model.init, jax.random.key(0))
+    if kind == "encoder":
+        expected = Source(*({"encoder": tree["encoder"]} for tree in expected))
+    got, want = (
+        {"/".join(path): leaf.shape for part in trees for path, leaf in zip(paths(part), jax.tree.leaves(part))}
+        for trees in (source, expected)
+    )
+    different = sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))
+    if different:
+        name = different[0]
+        raise CheckpointError(
+            f"{path}: its variables are not those of its {model.config['architecture']}: {len(different)} differ, "
+            f"first {name}, {got.get(name, 'absent')} where {want.get(name, 'none')} is expected; it was made for another architecture"
+        )

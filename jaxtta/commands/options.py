@@ -1,0 +1,108 @@
+"""Methods from words: `--method grata --set rate=linear --set optimiser=sgd` becomes a method."""
+
+import inspect
+
+import optax
+
+from jaxtta.core import InputError, Method, Select, Task, everything, matching, norm_affine
+from jaxtta.methods import METHODS
+from jaxtta.models import Model
+from jaxtta.wrappers import episodic, guarded, repeat
+
+LEARNING_RATE = 1e-4
+OPTIMISERS = {
+    "adam": lambda rate: optax.adam(rate, 0.9, 0.999),
+    "sgd": lambda rate: optax.sgd(rate, 0.99, nesterov=True),
+    "adamw": lambda rate: optax.adamw(rate, 0.9, 0.999, weight_decay=0.01),
+}
+SELECTIONS = {"norm_affine": norm_affine, "everything": everything}
+
+
+def parse_settings(pairs: list[str]) -> dict[str, str]:
+    """`["key=value", ...]` as a dictionary.
+
+    Raises:
+        InputError: a pair without `=`, or a key given twice.
+    """
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not value:
+            raise InputError(f"--set {pair}: expected key=value, as in --set learning_rate=1e-3")
+        if key in settings:
+            raise InputError(f"--set {key} is given twice; give it once")
+        settings[key] = value
+    return settings
+
+
+def method_options(name: str) -> list[str]:
+    """The keys that `--set` takes for a method.
+
+    Raises:
+        InputError: an unknown method.
+    """
+    if name not in METHODS:
+        raise InputError(f"method is {name!r}; choose one of {', '.join(METHODS)}")
+    parameters = inspect.signature(METHODS[name]).parameters.values()
+    keys = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return keys + ["learning_rate"] if "optimiser" in keys else keys
+
+
+def build_method(
+    name: str, model: Model, task: Task, settings: dict[str, str], *, each_image_anew: bool = False, times: int = 1
+) -> Method:
+    """A guarded method from its name and settings.
+
+    Args:
+        name: in `METHODS`.
+        model: the network.
+        task: what is segmented.
+        settings: keywords of the method as text; `optimiser` is adam, sgd or adamw, `learning_rate` its rate, `select` is
+            norm_affine, everything or a regular expression over parameter paths.
+        each_image_anew: start every image from the source (`episodic`).
+        times: updates per image (`repeat`).
+
+    Raises:
+        InputError: an unknown method, key or value; the message lists the choices.
+    """
+    known = method_options(name)
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        raise InputError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(known) or '(none)'}")
+    keywords: dict[str, object] = {
+        k: v for k, v in settings.items() if k not in ("optimiser", "learning_rate", "select")
+    }
+    if "optimiser" in settings or "learning_rate" in settings:
+        choice = settings.get("optimiser", "adam")
+        if choice not in OPTIMISERS:
+            raise InputError(f"optimiser is {choice!r}; choose one of {', '.join(OPTIMISERS)}")
+        keywords["optimiser"] = OPTIMISERS[choice](
+            _positive("learning_rate", settings.get("learning_rate", LEARNING_RATE))
+        )
+    if "select" in settings:
+        keywords["select"] = _selection(settings["select"])
+    if times < 1:
+        raise InputError(f"--repeat {times}: an image takes at least 1 update")
+    method = METHODS[name](model, task, **keywords)
+    method = method if times == 1 else repeat(method, times)
+    return guarded(episodic(method) if each_image_anew else method)
+
+
+def _positive(key: str, text: str | float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise InputError(f"{key} is {text!r}; expected a positive number, as in 1e-4")
+    return value
+
+
+def _selection(text: str) -> Select:
+    if text in SELECTIONS:
+        return SELECTIONS[text]
+    try:
+        return matching(text)
+    except ValueError as error:
+        names = " or ".join(SELECTIONS)
+        raise InputError(f"select is {text!r}: neither {names} nor a regular expression ({error})") from error
