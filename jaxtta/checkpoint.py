@@ -1,7 +1,8 @@
 """Checkpoints: an Orbax tree and, beside it in the same folder, a manifest from which the model is rebuilt.
 
-Orbax loads a flipped bit as another value and casts another dtype silently, so the manifest holds the SHA-256 of the tree and the
-dtype and shape of every leaf, and `load` verifies them. A checkpoint is written under a temporary name and renamed when whole.
+Orbax loads a flipped bit as another value and casts another dtype silently, so the manifest holds the SHA-256 of the
+tree and the dtype and shape of every leaf, and `load` verifies them. A checkpoint is written under a temporary name and
+renamed when whole.
 """
 
 import hashlib
@@ -101,7 +102,8 @@ def load_manifest(path: Path) -> dict[str, Any]:
         manifest = None
     if not isinstance(manifest, dict) or "format" not in manifest or not (path / TREE).is_dir():
         raise CheckpointError(
-            f"{path}: not a checkpoint (no {MANIFEST} and {TREE} in it); give a folder that jaxtta train or convert wrote"
+            f"{path}: not a checkpoint (no {MANIFEST} and {TREE} in it); "
+            "give a folder that jaxtta train or convert wrote"
         )
     if manifest["format"] > FORMAT:
         raise CheckpointError(
@@ -192,8 +194,8 @@ def load(path: Path, *, kind: str = "model") -> Checkpoint:
         kind: `"model"`, or `"encoder"` to accept either.
 
     Raises:
-        CheckpointError: missing, damaged, not a checkpoint, an encoder where a model is needed, or variables that do not fit the
-            network of the manifest.
+        CheckpointError: missing, damaged, not a checkpoint, an encoder where a model is needed, or variables that do
+            not fit the network of the manifest.
     """
     tree, manifest = load_tree(path)
     if manifest.get("kind") not in ("model", "encoder"):
@@ -227,5 +229,6 @@ def _check_shapes(path: Path, model: Model, source: Source, kind: str) -> None:
         name = different[0]
         raise CheckpointError(
             f"{path}: its variables are not those of its {model.config['architecture']}: {len(different)} differ, "
-            f"first {name}, {got.get(name, 'absent')} where {want.get(name, 'none')} is expected; it was made for another architecture"
+            f"first {name}, {got.get(name, 'absent')} where {want.get(name, 'none')} is expected; "
+            "it was made for another architecture"
         )

@@ -1,8 +1,8 @@
 """The protocol every part of jaxtta stands on: what a method, a source model, a task and a selection are.
 
-Arrays are channels-last, `[batch, *space, channels]`. A `Source` is read-only and always an argument; a state holds only what
-changes. Trees of parameters are nested dictionaries; a partition leaves None where a leaf is not its own, so the optimiser, the
-gradient and the state see the adapted leaves alone.
+Arrays are channels-last, `[batch, *space, channels]`. A `Source` is read-only and always an argument; a state holds
+only what changes. Trees of parameters are nested dictionaries; a partition leaves None where a leaf is not its own, so
+the optimiser, the gradient and the state see the adapted leaves alone.
 """
 
 from __future__ import annotations
@@ -35,14 +35,18 @@ class Moments(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The pre-trained variables: `params` (nested dictionary) and `batch_stats` (`mean` and `variance` of every norm layer)."""
+    """The pre-trained variables: `params` (nested dictionary) and `batch_stats` (`mean` and `variance` of every norm
+    layer).
+    """
 
     params: Tree
     batch_stats: Tree
 
 
 class Output(NamedTuple):
-    """What a step says: the logits that are scored, `[batch, *space, classes]`, and scalars for people, never read by the next step."""
+    """What a step says: the logits that are scored, `[batch, *space, classes]`, and scalars for people, never read by
+    the next step.
+    """
 
     logits: Array
     info: dict[str, Array]
@@ -52,7 +56,8 @@ class Method(NamedTuple):
     """A test-time adaptation method as three pure functions.
 
     Attributes:
-        init: `(source, images) -> state`; of the images only shape and dtype are used. The state aliases nothing of the source.
+        init: `(source, images) -> state`; of the images only shape and dtype are used. The state aliases nothing of the
+            source.
         step: `(key, source, state, images) -> (state, Output)`: one update and the prediction.
         predict: `(source, state, images) -> logits`: the prediction with the state as it is, without an update.
     """
@@ -73,9 +78,9 @@ class Learner(NamedTuple):
 class Task:
     """What is segmented.
 
-    A label map is an integer array `[*space]`. With `activation="sigmoid"` the channels overlap and are nested: label k turns
-    channels 0 .. k-1 on (fundus: 1 disc, 2 cup; the disc includes the cup) and 0 is the background. With `"softmax"` label k is
-    class k and class 0 is the background.
+    A label map is an integer array `[*space]`. With `activation="sigmoid"` the channels overlap and are nested: label k
+    turns channels 0 .. k-1 on (fundus: 1 disc, 2 cup; the disc includes the cup) and 0 is the background. With
+    `"softmax"` label k is class k and class 0 is the background.
 
     Attributes:
         classes: number of output channels of the network (softmax counts the background).
@@ -121,7 +126,9 @@ class Task:
         return labels[..., None] > classes if self.activation == "sigmoid" else labels[..., None] == classes
 
     def decode(self, probabilities: np.ndarray) -> np.ndarray:
-        """Label map `[*space]`, uint8, of probabilities `[*space, classes]`: the most probable class, or the innermost channel above ½."""
+        """Label map `[*space]`, uint8, of probabilities `[*space, classes]`: the most probable class, or the innermost
+        channel above ½.
+        """
         if self.activation == "softmax":
             return np.argmax(probabilities, axis=-1).astype(np.uint8)
         return np.max((probabilities > 0.5) * np.arange(1, self.classes + 1), axis=-1).astype(np.uint8)
@@ -177,7 +184,8 @@ def copy(tree: Tree) -> Tree:
 def bind(
     model: Any, source: Source, stats: Any, memory: Tree = None
 ) -> Callable[[Tree], Callable[..., dict[str, Array]]]:
-    """The network as an objective sees it: `bind(...)(adapted)` is `forward(images, heads=("segmentation",)) -> {head: array}`.
+    """The network as an objective sees it: `bind(...)(adapted)` is `forward(images, heads=("segmentation",)) -> {head:
+    array}`.
 
     Args:
         model: a `jaxtta.models.Model`.

@@ -1,8 +1,8 @@
 """The six self-supervised objectives, each usable as auxiliary and as pseudo objective.
 
-A factory takes the task and gives an objective `(key, forward, images) -> loss`, a scalar. `forward(images, heads=...)` is the
-network with the parameters in question, `{head: logits}`; images are `[batch, *space, channels]` in [0, 1]. What is drawn at random
-(the style, the noise, the rotation) is a keyword, so that a fixed draw can be given.
+A factory takes the task and gives an objective `(key, forward, images) -> loss`, a scalar. `forward(images, heads=...)`
+is the network with the parameters in question, `{head: logits}`; images are `[batch, *space, channels]` in [0, 1]. What
+is drawn at random (the style, the noise, the rotation) is a keyword, so that a fixed draw can be given.
 
 Reference:
     Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation", AAAI 2025.
@@ -32,8 +32,8 @@ def entropy(task: Task, *, full: bool = False) -> Objective:
 
     Args:
         task: what is segmented.
-        full: for a sigmoid task, add the other half of the Bernoulli entropy, `−(1 − p_c) log(1 − p_c + 1e-6)`, which the released
-            code of GraTa leaves out.
+        full: for a sigmoid task, add the other half of the Bernoulli entropy, `−(1 − p_c) log(1 − p_c + 1e-6)`, which
+            the released code of GraTa leaves out.
     """
 
     def objective(key: Key, forward: Forward, images: Array) -> Array:
@@ -66,8 +66,9 @@ def teacher(task: Task, forward: Forward, images: Array) -> Array:
 def consistency(task: Task, *, style: views.View = strong_style) -> Objective:
     """Cross entropy of the strongly styled image's prediction against the mean prediction over the geometric views.
 
-    The teacher is made with the same parameters and has no gradient; the styled image is re-scaled to [0, 1] per image. A sigmoid
-    task takes the binary cross entropy of every channel, mean over all; a softmax task the categorical one, mean over pixels.
+    The teacher is made with the same parameters and has no gradient; the styled image is re-scaled to [0, 1] per image.
+    A sigmoid task takes the binary cross entropy of every channel, mean over all; a softmax task the categorical one,
+    mean over pixels.
     """
 
     def objective(key: Key, forward: Forward, images: Array) -> Array:
@@ -98,7 +99,9 @@ def denoising(task: Task, *, noise: views.View = views.gaussian_noise(0.1)) -> O
 
 
 def super_resolution(task: Task) -> Objective:
-    """Mean squared error between the image and the super-resolution head's sigmoid on the image of half the size (corners aligned)."""
+    """Mean squared error between the image and the super-resolution head's sigmoid on the image of half the size
+    (corners aligned).
+    """
 
     def objective(key: Key, forward: Forward, images: Array) -> Array:
         half = tuple(-(-n // 2) for n in images.shape[1:-1])
@@ -112,9 +115,11 @@ def _drawn(key: Key, count: int) -> Array:
 
 
 def rotation(task: Task, *, draw: Callable[[Key, int], Array] = _drawn) -> Objective:
-    """Six-way cross entropy of the rotation head on each image in a random geometric view (the five, then the identity).
+    """Six-way cross entropy of the rotation head on each image in a random geometric view (the five, then the
+    identity).
 
-    Images that are not square change shape when turned by 90° or 270°, so a batch of them turns together, as its first image drew.
+    Images that are not square change shape when turned by 90° or 270°, so a batch of them turns together, as its first
+    image drew.
 
     Args:
         task: what is segmented.

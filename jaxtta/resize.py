@@ -18,7 +18,8 @@ def _weights(before: int, after: int, dtype) -> np.ndarray:
 
 
 def resize_aligned(images: Array, size: tuple[int, ...]) -> Array:
-    """Multilinear interpolation of `[batch, *space, channels]` to `[batch, *size, channels]`, `align_corners=True` in PyTorch's words.
+    """Multilinear interpolation of `[batch, *space, channels]` to `[batch, *size, channels]`, `align_corners=True` in
+    PyTorch's words.
 
     One small matrix product per axis, so that the gradient is a matrix product too, in full precision on every device.
     """

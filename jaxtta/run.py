@@ -1,7 +1,7 @@
 """Running a method over images: the only file that compiles and knows devices.
 
-The key of an image depends on the stream and its place in the stream alone, so results do not depend on how streams are laid out over
-devices. The state is donated: the buffers of one image's state become the next one's.
+The key of an image depends on the stream and its place in the stream alone, so results do not depend on how streams are
+laid out over devices. The state is donated: the buffers of one image's state become the next one's.
 """
 
 import functools
@@ -12,12 +12,15 @@ import jax
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxtta.core import Array, Key, Method, Output, Source, Tree
+from jaxtta.core import Array, Key, Learner, Method, Output, Source, Task, Tree
+from jaxtta.stats import Policy
 
 
 @functools.cache
 def compiled(method: Method) -> tuple[Callable[..., Tree], Callable[..., tuple[Tree, Output]]]:
-    """`init` and `step` of a method, each one compiled program; `step` draws its own key: `(key, index, source, state, images)`."""
+    """`init` and `step` of a method, each one compiled program; `step` draws its own key: `(key, index, source, state,
+    images)`.
+    """
 
     def step(key: Key, index: Array, source: Source, state: Tree, images: Array):
         return method.step(jax.random.fold_in(key, index), source, state, images)
@@ -74,10 +77,11 @@ def device_mesh(devices: int | None = None) -> Mesh:
 
 
 def streams(method: Method, *, mesh: Mesh | None = None) -> Callable[..., Any]:
-    """Many streams side by side: `(key, source, images [stream, time, batch, *space, channels]) -> (states, outputs)`, stacked.
+    """Many streams side by side: `(key, source, images [stream, time, batch, *space, channels]) -> (states, outputs)`,
+    stacked.
 
-    Without a mesh the streams are vmapped on one device. With one they are also split over its devices (their number must be a
-    multiple of the devices'), the source on each.
+    Without a mesh the streams are vmapped on one device. With one they are also split over its devices (their number
+    must be a multiple of the devices'), the source on each.
     """
 
     def local(key: Key, numbers: Array, source: Source, images: Array):
@@ -107,3 +111,23 @@ def warm_up(method: Method, source: Source, images: Array, *, key: Key) -> None:
     """Compiles a method for images of this shape, and waits for it; leaves nothing behind."""
     for state, _ in adapt(method, source, [images], key=key):
         jax.block_until_ready(state)
+
+
+def compiled_learner(learner: Learner) -> tuple[Callable[..., Tree], Callable[..., tuple[Tree, dict[str, Array]]]]:
+    """`init` and `step` of a learner, each one compiled program; `step` donates the state and folds its step into the
+    key.
+    """
+
+    def step(key: Key, state: Tree, batch: Tree):
+        return learner.step(jax.random.fold_in(key, state.step), state, batch)
+
+    return jax.jit(learner.init), jax.jit(step, donate_argnums=1)
+
+
+def compiled_predictor(model: Any, task: Task, policy: Policy) -> Callable[[Source, Array], Array]:
+    """`(source, images) -> probabilities` under a statistics policy, compiled."""
+
+    def predict(source: Source, images: Array) -> Array:
+        return task.probabilities(model.apply(source._asdict(), images, stats=policy)[0]["segmentation"])
+
+    return jax.jit(predict)

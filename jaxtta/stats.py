@@ -1,8 +1,9 @@
 """Statistics policies: with which mean and variance a norm layer normalises.
 
-A policy is two functions of one norm layer. `init(source)` makes the layer's memory from its source moments (an empty tuple for
-most); `mix(image, source, memory) -> (moments, memory)` chooses the moments to normalise with and carries the memory on. The
-moments of the image are those of the whole batch given to the network; an unused argument costs nothing once compiled.
+A policy is two functions of one norm layer. `init(source)` makes the layer's memory from its source moments (an empty
+tuple for most); `mix(image, source, memory) -> (moments, memory)` chooses the moments to normalise with and carries the
+memory on. The moments of the image are those of the whole batch given to the network; an unused argument costs nothing
+once compiled.
 """
 
 from collections.abc import Callable
@@ -58,7 +59,8 @@ def blend(weight: float) -> Policy:
 
 
 def progressive(tau: float = 1.0) -> Policy:
-    """A blend whose image share grows with the images seen, `√n / (√n + τ)`; the memory is n, the images before this one.
+    """A blend whose image share grows with the images seen, `√n / (√n + τ)`; the memory is n, the images before this
+    one.
 
     Args:
         tau: the larger, the longer the source's moments count; above 0.

@@ -1,7 +1,7 @@
 """PyTorch weights in: ResUNet state dicts in the released code's names, and torchvision ResNets as encoders.
 
-Kernels turn from OIHW to HWIO, transposed convolutions from IOHW to HWIO (no flip), dense layers are transposed. The values keep
-their dtype: float64 stays float64.
+Kernels turn from OIHW to HWIO, transposed convolutions from IOHW to HWIO (no flip), dense layers are transposed. The
+values keep their dtype: float64 stays float64.
 """
 
 import re
@@ -30,7 +30,9 @@ ARCHITECTURES = tuple(f"{kind}{depth}" for kind in ("resunet", "resnet") for dep
 
 
 class Converted(NamedTuple):
-    """A model and its variables as NumPy arrays; of an encoder (`resnet*`), `source` holds the encoder's variables alone."""
+    """A model and its variables as NumPy arrays; of an encoder (`resnet*`), `source` holds the encoder's variables
+    alone.
+    """
 
     model: Model
     source: Source
@@ -43,9 +45,10 @@ def convert(
 
     Args:
         state_dict: PyTorch's names to arrays in PyTorch's layout.
-        architecture: `resunet18 | 34 | 50 | 101 | 152`, the released network with that encoder, or `resnet18 | …`, a torchvision
-            ResNet as an encoder. Width, channels and classes are read off the shapes.
-        allow_missing_heads: accept weights without (all of) the self-supervised heads; the model then has only the heads present.
+        architecture: `resunet18 | 34 | 50 | 101 | 152`, the released network with that encoder, or `resnet18 | …`, a
+            torchvision ResNet as an encoder. Width, channels and classes are read off the shapes.
+        allow_missing_heads: accept weights without (all of) the self-supervised heads; the model then has only the
+            heads present.
 
     Returns:
         The model and its variables.
@@ -73,7 +76,8 @@ def convert(
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """Reads a `.pth` or `.pt` (with torch, weights only: nothing in the file is executed), `.safetensors` or `.npz` file.
+    """Reads a `.pth` or `.pt` (with torch, weights only: nothing in the file is executed), `.safetensors` or `.npz`
+    file.
 
     Raises:
         InputError: no such file, another suffix, a library that is not installed, or a file that cannot be read.

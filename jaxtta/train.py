@@ -1,8 +1,9 @@
 """Source training as a learner: Dice and cross entropy, with the self-supervised heads trained beside them.
 
 Reference:
-    Chen, Pan, Ye, Lu, Xia, "Each Test Image Deserves A Specific Prompt: Continual Test-Time Adaptation for 2D Medical Image
-    Segmentation" (VPTTA), CVPR 2024, whose release trains the source models of this field; it has no self-supervised heads.
+    Chen, Pan, Ye, Lu, Xia, "Each Test Image Deserves A Specific Prompt: Continual Test-Time Adaptation for 2D Medical
+    Image Segmentation" (VPTTA), CVPR 2024, whose release trains the source models of this field; it has no
+    self-supervised heads.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,9 @@ class TrainingState(NamedTuple):
 def released_optimiser(
     steps: int, *, learning_rate: float = 1e-3, momentum: float = 0.99, weight_decay: float = 5e-4
 ) -> optax.GradientTransformation:
-    """The released recipe: Nesterov SGD with weight decay in the gradient and a polynomial schedule, `lr · (1 − step / steps)^0.9`."""
+    """The released recipe: Nesterov SGD with weight decay in the gradient and a polynomial schedule, `lr · (1 − step /
+    steps)^0.9`.
+    """
     schedule = optax.polynomial_schedule(learning_rate, 0.0, 0.9, steps)
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum, nesterov=True))
 
@@ -44,7 +47,8 @@ def segmentation_learner(
     loss: Callable[[Task, Array, Array], Array] = dice_and_cross_entropy,
     encoder: Source | None = None,
 ) -> Learner:
-    """Trains segmentation and every other head of the model together: `L = loss + Σ_heads L_head`, each head with its own objective.
+    """Trains segmentation and every other head of the model together: `L = loss + Σ_heads L_head`, each head with its
+    own objective.
 
     Running statistics follow the segmentation pass, as PyTorch keeps them (momentum 0.1, unbiased variance).
 
@@ -56,7 +60,8 @@ def segmentation_learner(
         encoder: pre-trained variables of the encoder to start from.
 
     Returns:
-        A learner over batches `{"image": [batch, *space, channels], "labels": [batch, *space]}`; info holds `loss` and one loss per head.
+        A learner over batches `{"image": [batch, *space, channels], "labels": [batch, *space]}`; info holds `loss` and
+        one loss per head.
     """
     policy = stats.running()
     heads = {name: OBJECTIVES[name](task) for name in model.heads if name in OBJECTIVES}

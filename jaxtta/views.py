@@ -2,8 +2,8 @@
 
 A view is a function of a key and images. A geometric view needs no key and carries its inverse, so that what the
 network says about the view can be mapped back. Arrays are `[batch, height, width, channels]` with any number of
-channels: the same functions turn images, feature maps and logits, square or not. A volume, `[batch, depth, height, width,
-channels]`, is turned slice by slice. `jaxtta.style` holds the strong style.
+channels: the same functions turn images, feature maps and logits, square or not. A volume, `[batch, depth, height,
+width, channels]`, is turned slice by slice. `jaxtta.style` holds the strong style.
 """
 
 from collections.abc import Callable

@@ -37,8 +37,8 @@ def repeat(method: Method, times: int) -> Method:
 def guarded(method: Method) -> Method:
     """Leaves the state as it was when anything of an update is not finite, and says so in `info["skipped"]` (0 or 1).
 
-    Watched: the image, every value of the info (losses, gradient norms), every parameter and optimiser value, and the prediction.
-    A skipped image is predicted with the state as it was; pixels that are not finite count as 0 there.
+    Watched: the image, every value of the info (losses, gradient norms), every parameter and optimiser value, and the
+    prediction. A skipped image is predicted with the state as it was; pixels that are not finite count as 0 there.
     """
 
     def step(key: Key, source: Source, state: Tree, images: Array):

@@ -30,15 +30,27 @@ def find_all(images: list[Path], masks: list[Path] | None, root: Path | None = N
             f"{len(images)} folders of images but {len(masks)} of masks; give one --masks folder for each, in order"
         )
     cases: list[Case] = []
-    for i, folder in enumerate(images):
-        found = find_cases(folder, masks=masks[i] if masks else None, root=root)
+    for i, (folder, name) in enumerate(zip(images, _domains(images))):
+        domain = name if folder.is_dir() else None
+        found = find_cases(folder, masks=masks[i] if masks else None, root=root if folder.is_file() else None, domain=domain)
         again = {case.domain for case in found} & {case.domain for case in cases}
         if again:
             raise InputError(
-                f"{folder}: the domain {min(again)} was there before; rename the folder, the results are named after it"
+                f"{folder}: the domain {min(again)} was there before; results are named after domains, rename one"
             )
         cases += found
-    return sorted(cases, key=lambda case: [c.domain for c in cases].index(case.domain)) if len(images) == 1 else cases
+    order = list(dict.fromkeys(case.domain for case in cases))
+    return sorted(cases, key=lambda case: order.index(case.domain))
+
+
+def _domains(images: list[Path]) -> list[str]:
+    """A name for each path: its own, or that of the nearest folder above in which all of them differ."""
+    parts = [path.resolve().parts for path in images]
+    for depth in range(1, min(map(len, parts))):
+        names = [part[-depth] for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [path.name for path in images]
 
 
 def check_cases(

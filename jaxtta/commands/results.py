@@ -136,3 +136,22 @@ def summary(rows: list[dict], task: Task) -> dict[str, Any]:
     if all("dice" in d for d in domains.values()):
         whole["dice"] = mean([d["dice"] for d in domains.values()])
     return {"domains": domains, **whole}
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The summary of a run as a small table: a row for each domain and, when scored, the domain-equal mean."""
+    scored = "dice" in record
+    rows = [["domain", "images", *(["Dice"] if scored else []), "seconds/image"]]
+    for name, means in record["domains"].items():
+        score = [f"{means['dice']:.2f}"] if scored else []
+        rows.append([name, str(means["images"]), *score, f"{means['seconds']:.2f}"])
+    if scored and len(record["domains"]) > 1:
+        rows.append(["mean of domains", "", f"{record['dice']:.2f}", ""])
+    return aligned(rows)
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Rows as text: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [[row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))] for row in rows]
+    return "\n".join("  ".join(line).rstrip() for line in lines)

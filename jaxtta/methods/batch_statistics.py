@@ -8,8 +8,8 @@ from jaxtta.methods.fixed import without_update
 def batch_statistics(model, task: Task) -> Method:
     """Prediction-time batch normalisation.
 
-    Adapts: no parameter; every batch norm takes the moments of the current image. Instance and group norm do so by themselves, so
-    on such networks this equals `source`.
+    Adapts: no parameter; every batch norm takes the moments of the current image. Instance and group norm do so by
+    themselves, so on such networks this equals `source`.
     Predicts: with the source's parameters and the image's statistics.
 
     Reference:

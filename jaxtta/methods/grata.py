@@ -58,7 +58,8 @@ def grata(
 
     Adapts: scale and shift of every norm layer (`select`).
     Predicts: after the update.
-    Differs from the reference code: the styled image never overwrites the image; constant images are scaled to zeros, not 0/0.
+    Differs from the reference code: the styled image never overwrites the image; constant images are scaled to zeros,
+        not 0/0.
 
     Args:
         model: a `jaxtta.models.Model`.
@@ -77,7 +78,8 @@ def grata(
         InputError: an objective or rate that does not exist; the message lists the choices.
 
     Reference:
-        Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation", AAAI 2025.
+        Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation", AAAI
+        2025.
     """
     if rate not in RATES:
         raise InputError(f"rate is {rate!r}; choose one of {', '.join(RATES)}")

@@ -24,12 +24,13 @@ def tent(
     optimiser: optax.GradientTransformation = optax.adam(1e-4),
     select: Select = norm_affine,
 ) -> Method:
-    """One optimiser step on the entropy of the current image, `θ ← θ − lr · ∇ H(θ; x)`, with the image's own statistics.
+    """One optimiser step on the entropy of the current image, `θ ← θ − lr · ∇ H(θ; x)`, with the image's own
+    statistics.
 
     Adapts: scale and shift of every norm layer (`select`).
     Predicts: after the update.
-    Differs from the reference code: that predicts before the update; here, as everywhere, the image profits from its own update.
-        The entropy of a sigmoid task is the full Bernoulli entropy.
+    Differs from the reference code: that predicts before the update; here, as everywhere, the image profits from its
+        own update. The entropy of a sigmoid task is the full Bernoulli entropy.
 
     Args:
         model: a `jaxtta.models.Model`.

@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import linen as nn
 
 from jaxtta import stats as statistics
 from jaxtta.core import Array, InputError, Key, Source, Tree
@@ -22,9 +20,9 @@ class Model(NamedTuple):
     """A network without its variables.
 
     Attributes:
-        apply: `(variables, images, *, stats, heads=("segmentation",)) -> ({head: array}, memory)`. `variables` has `params`,
-            `batch_stats` and optionally `memory` (of the statistics policy; made afresh when absent). Any size of image: the
-            input is padded by its edge to a multiple of the stride and the outputs are cropped back.
+        apply: `(variables, images, *, stats, heads=("segmentation",)) -> ({head: array}, memory)`. `variables` has
+            `params`, `batch_stats` and optionally `memory` (of the statistics policy; made afresh when absent). Any
+            size of image: the input is padded by its edge to a multiple of the stride and the outputs are cropped back.
         init: `(key) -> Source`, random weights in float32.
         config: what `build` made it from; JSON can hold it.
         heads: the heads it has.
@@ -43,7 +41,8 @@ class Model(NamedTuple):
 
 
 def build(config: dict[str, Any]) -> Model:
-    """A model from its configuration, `{"architecture": "resunet" | "unet", ...}` and the attributes of that network's class.
+    """A model from its configuration, `{"architecture": "resunet" | "unet", ...}` and the attributes of that network's
+    class.
 
     Raises:
         InputError: an architecture, attribute or value that does not exist; the message lists the choices.

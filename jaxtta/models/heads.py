@@ -63,7 +63,9 @@ class ImageHead(nn.Module):
 
 
 class RotationHead(nn.Module):
-    """Global average pooling and a perceptron with LeakyReLU(0.2): which geometric view the image was shown in, `[batch, 6]` logits."""
+    """Global average pooling and a perceptron with LeakyReLU(0.2): which geometric view the image was shown in,
+    `[batch, 6]` logits.
+    """
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

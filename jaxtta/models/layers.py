@@ -1,4 +1,6 @@
-"""The layers all networks share, for any number of spatial dimensions: one norm layer, convolutions, a doubling transposed convolution."""
+"""The layers all networks share, for any number of spatial dimensions: one norm layer, convolutions, a doubling
+transposed convolution.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,9 @@ NORMS = ("batch", "instance", "group")
 class Norm(nn.Module):
     """`scale · (x − mean) / √(variance + ε) + shift` with the moments that the statistics policy chooses.
 
-    Batch norm takes its moments over batch and space, one per channel, and asks the policy to mix them with the source's. Instance
-    and group norm take theirs from each image alone and keep no source moments, so there is nothing to mix: the policy is not
-    asked. The variance is two-pass, in float32 or better.
+    Batch norm takes its moments over batch and space, one per channel, and asks the policy to mix them with the
+    source's. Instance and group norm take theirs from each image alone and keep no source moments, so there is nothing
+    to mix: the policy is not asked. The variance is two-pass, in float32 or better.
 
     Attributes:
         policy: the statistics policy of batch norm.
@@ -78,13 +80,17 @@ def _divisor(channels: int, groups: int) -> int:
 
 
 def convolution(features: int, size: int, dimensions: int, *, stride: int = 1, bias: bool = True, name: str) -> nn.Conv:
-    """A convolution of the same size on every axis, padded symmetrically as PyTorch does (never "SAME", which is lopsided when strided)."""
+    """A convolution of the same size on every axis, padded symmetrically as PyTorch does (never "SAME", which is
+    lopsided when strided).
+    """
     padding = [(size // 2, size // 2)] * dimensions
     return nn.Conv(features, (size,) * dimensions, (stride,) * dimensions, padding, use_bias=bias, name=name)
 
 
 class Double(nn.Module):
-    """Transposed convolution of size 2 and stride 2: each voxel becomes a block of 2 per axis, `y[2i + a] = x[i] · kernel[a] + bias`."""
+    """Transposed convolution of size 2 and stride 2: each voxel becomes a block of 2 per axis, `y[2i + a] = x[i] ·
+    kernel[a] + bias`.
+    """
 
     features: int
 

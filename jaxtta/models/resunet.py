@@ -4,7 +4,8 @@ With depth 34 and width 64 it is the network of the released code of GraTa and V
 
 Reference:
     He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016 (the encoder).
-    Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation", AAAI 2025 (the whole).
+    Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation", AAAI 2025
+    (the whole).
 """
 
 import jax.numpy as jnp
@@ -19,7 +20,9 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 class Residual(nn.Module):
-    """A residual block: two 3×3 convolutions, or with a bottleneck 1×1, 3×3 (strided) and 1×1 to four times the features."""
+    """A residual block: two 3×3 convolutions, or with a bottleneck 1×1, 3×3 (strided) and 1×1 to four times the
+    features.
+    """
 
     features: int
     stride: int

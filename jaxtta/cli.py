@@ -1,0 +1,283 @@
+"""The command line. JAX is imported only once a command's arguments are read, so that `--help` answers at once."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import jaxtta
+
+METHODS = ("source", "batch_statistics", "tent", "grata")
+
+ABOUT = """Test-time adaptation of medical image segmentation in JAX.
+
+A model trained at one hospital fails on another scanner's images; jaxtta adapts it on the unlabelled images themselves.
+
+  jaxtta demo --out demo                        see the whole thing work on synthetic fundus photographs
+  jaxtta convert weights.pth --out source       PyTorch weights of a ResUNet become a checkpoint
+  jaxtta train --images I --masks M --out run   train a source model (the checkpoint is run/best)
+  jaxtta adapt --source source --images I --out result
+                                                masks, overlays and a table for a folder of images
+  jaxtta synthesize --out data                  folders of synthetic images to try things on
+"""
+
+SETTINGS = """options of the methods (--set key=value):
+  grata  auxiliary, pseudo   entropy, consistency, reconstruction, denoising, super_resolution or rotation
+         rate                quadratic, linear or fixed
+  grata, tent
+         optimiser           adam (default), sgd (momentum 0.99, Nesterov) or adamw
+         learning_rate       1e-4 by default
+         select              norm_affine (default), everything, or a regular expression over parameter paths
+
+what is written:
+  OUT/masks/NAME.png         label masks at each image's original size
+  OUT/overlays/NAME.png      contours on the image (solid: prediction; pale: reference)
+  OUT/predictions.csv        a row for each image: losses, cosine, rate factor, seconds, and scores if masks are given
+  OUT/run.json               versions, configuration, seed, device, digest of the source, means for each domain
+With several folders of images there is one folder of results for each; the state starts anew at each.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    from jaxtta.core import InputError
+
+    try:
+        options.run(options)
+    except InputError as error:
+        print(f"jaxtta {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"jaxtta {options.command}: interrupted; go on with --resume where the command has it", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("jaxtta", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"jaxtta {jaxtta.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_adapt(commands)
+    _add_train(commands)
+    _add_convert(commands)
+    _add_demo(commands)
+    _add_synthesize(commands)
+    return parser
+
+
+def _command(commands, name: str, summary: str, run, *, epilog: str = "") -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=summary, description=summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser, masks: str) -> None:
+    images = "folder of PNG, JPEG, TIFF or BMP files, or a CSV list with the columns image[,mask][,domain]"
+    parser.add_argument("--images", nargs="+", type=Path, required=True, metavar="PATH", help=f"{images}; one for each domain")
+    parser.add_argument("--masks", nargs="+", type=Path, default=[], metavar="PATH", help=masks)
+    parser.add_argument("--root", type=Path, metavar="PATH", help="what the paths of a list are relative to (its own folder)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be read, and list them in run.json")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that OUT holds")
+    parser.add_argument("--resume", action="store_true", help="go on with the run that OUT holds")
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random (0)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_adapt(commands) -> None:
+    parser = _command(commands, "adapt", "Adapt a source model to unlabelled images and write masks.", _adapt, epilog=SETTINGS)
+    parser.add_argument("--source", type=Path, required=True, metavar="CHECKPOINT", help="folder that train or convert wrote")
+    parser.add_argument("--method", default="grata", metavar="NAME", help=f"{', '.join(METHODS)} (grata)")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options of the method, see below")
+    _add_data(parser, "folders of masks, one for each of --images, to score against; they adapt nothing")
+    parser.add_argument("--episodic", action="store_true", help="start every image from the source again")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="updates for each image (1)")
+    parser.add_argument("--probabilities", action="store_true", help="write probability maps too, 16-bit PNG for each class")
+    parser.add_argument("--no-overlays", action="store_true", help="write no contour overlays")
+    _add_output(parser)
+
+
+def _adapt(options) -> None:
+    from jaxtta.commands.adapt import Adaptation, adapt
+    from jaxtta.commands.options import parse_settings
+    from jaxtta.commands.results import describe
+
+    plan = Adaptation(
+        source=options.source,
+        images=tuple(options.images),
+        out=options.out,
+        method=options.method,
+        masks=tuple(options.masks),
+        root=options.root,
+        settings=parse_settings(options.set),
+        episodic=options.episodic,
+        repeat=options.repeat,
+        seed=options.seed,
+        probabilities=options.probabilities,
+        overlays=not options.no_overlays,
+        skip_bad=options.skip_bad,
+        overwrite=options.overwrite,
+        resume=options.resume,
+        quiet=options.quiet,
+    )
+    print(describe(adapt(plan)))
+    print(f"written to {options.out}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected one number or HEIGHTxWIDTH, as in 512 or 384x512")
+    return int(parts[0]), int(parts[-1])
+
+
+def _values(text: str) -> tuple[int, ...] | str:
+    if text == "fundus":
+        return text
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected fundus, or numbers with commas, the background's first: 0,1,2")
+    return tuple(int(part) for part in text.split(","))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--activation", choices=("sigmoid", "softmax"), default="sigmoid",
+        help="sigmoid: nested structures, each label inside the one before (disc, cup); softmax: exclusive classes (sigmoid)",
+    )  # fmt: skip
+    parser.add_argument("--names", type=_words, default=(), metavar="A,B", help="names of the output channels, for tables")
+    parser.add_argument("--size", type=_size, default=(512, 512), metavar="N or HxW", help="size the network sees (512)")
+    parser.add_argument(
+        "--mask-values", type=_values, metavar="V,V,...",
+        help="pixel value of each label in the masks, the background's first (0,1,2,...); or fundus: 255 background, 0 cup, "
+        "between them disc",
+    )  # fmt: skip
+
+
+def _add_train(commands) -> None:
+    parser = _command(commands, "train", "Train a source model; defaults are the released recipe of the field.", _train)
+    _add_data(parser, "folders of masks, one for each of --images")
+    parser.add_argument("--classes", type=int, default=2, help="output channels; softmax counts the background (2)")
+    _add_task(parser)
+    parser.add_argument("--channels", type=int, default=3, choices=(1, 3), help="1 for grey images, 3 for colour (3)")
+    parser.add_argument("--architecture", default="resunet", metavar="NAME", help="resunet or unet (resunet)")
+    parser.add_argument("--depth", type=int, metavar="N", help="of resunet: 18, 34, 50, 101 or 152 (34)")
+    parser.add_argument("--width", type=int, metavar="N", help="features of resunet's stem (64)")
+    parser.add_argument("--features", type=_values, metavar="N,N,...", help="of unet: channels of each level (16,32,64,128,256)")
+    parser.add_argument("--norm", metavar="NAME", help="of unet: batch, instance or group (batch)")
+    heads = "self-supervised heads to train beside segmentation: reconstruction,denoising,super_resolution,rotation; or none (all)"
+    parser.add_argument("--heads", type=_words, metavar="A,B", help=heads)
+    parser.add_argument("--encoder", type=Path, metavar="CHECKPOINT", help="start from this checkpoint's encoder")
+    parser.add_argument("--optimiser", default="sgd", metavar="NAME", help="sgd (Nesterov 0.99, decay 5e-4), adam or adamw (sgd)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="at the start of the polynomial schedule (1e-3)")
+    parser.add_argument("--epochs", type=int, default=200, help="passes over the images (200)")
+    parser.add_argument("--batch", type=int, default=8, help="images a step (8)")
+    parser.add_argument("--validation", type=float, default=0.1, metavar="SHARE", help="kept aside to choose the best (0.1)")
+    parser.add_argument("--no-augmentation", action="store_true", help="show the images as they are")
+    _add_output(parser)
+
+
+def _train(options) -> None:
+    from jaxtta.commands.train import Training, train
+    from jaxtta.core import Task
+    from jaxtta.data.preprocessing import Preprocessing
+    from jaxtta.models.heads import HEADS
+
+    model = {"architecture": options.architecture}
+    model |= {k: getattr(options, k) for k in ("depth", "width", "features", "norm") if getattr(options, k) is not None}
+    heads = HEADS[1:] if options.heads is None else () if options.heads == ("none",) else options.heads
+    task = Task(options.classes, options.activation, options.names)
+    values = options.mask_values or tuple(range(task.labels))
+    plan = Training(
+        images=tuple(options.images),
+        out=options.out,
+        task=task,
+        preprocessing=Preprocessing(options.size, options.channels, values),
+        masks=tuple(options.masks),
+        root=options.root,
+        model={**model, "heads": tuple(dict.fromkeys(("segmentation", *heads)))},
+        encoder=options.encoder,
+        optimiser=options.optimiser,
+        learning_rate=options.learning_rate,
+        epochs=options.epochs,
+        batch=options.batch,
+        validation=options.validation,
+        augmentation=not options.no_augmentation,
+        seed=options.seed,
+        skip_bad=options.skip_bad,
+        overwrite=options.overwrite,
+        resume=options.resume,
+        quiet=options.quiet,
+    )
+    best = train(plan)["best"]
+    dice = f", validation Dice {best['dice']:.2f}" if "dice" in best else ""
+    print(f"best epoch {best['epoch']}{dice}; the source model is {options.out / 'best'}")
+
+
+def _add_convert(commands) -> None:
+    parser = _command(commands, "convert", "Make a checkpoint of PyTorch weights (.pth, .safetensors or .npz).", _convert)
+    parser.add_argument("weights", type=Path, help="state dict in the released code's names, or of a torchvision ResNet")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint's folder")
+    parser.add_argument("--architecture", default="resunet34", metavar="NAME", help="resunet18|34|50|101|152, or resnet18|34|... "
+                        "for a torchvision ResNet as an encoder for training (resunet34)")  # fmt: skip
+    parser.add_argument("--without-heads", action="store_true", help="the weights may lack self-supervised heads (VPTTA's do)")
+    _add_task(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint that OUT holds")
+
+
+def _convert(options) -> None:
+    from jaxtta.commands.convert import convert_file
+
+    manifest = convert_file(
+        options.weights,
+        options.out,
+        architecture=options.architecture,
+        without_heads=options.without_heads,
+        activation=options.activation,
+        names=options.names,
+        size=options.size,
+        mask_values=options.mask_values,
+        overwrite=options.overwrite,
+    )
+    heads = ", ".join(manifest["model"]["heads"])
+    print(f"{options.out}: {manifest['kind']} of {len(manifest['leaves'])} arrays, heads {heads}")
+
+
+def _add_demo(commands) -> None:
+    parser = _command(commands, "demo", "A small source model meets three synthetic centres it has not seen.", _demo)
+    parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder to write (demo)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the demo that OUT holds")
+    parser.add_argument("--count", type=int, default=16, metavar="N", help="images for each centre (16)")
+    parser.add_argument("--seed", type=int, default=0, help="of images and keys (0)")
+
+
+def _demo(options) -> None:
+    from jaxtta.commands.demo import demo
+
+    demo(options.out, overwrite=options.overwrite, count=options.count, seed=options.seed)
+
+
+def _add_synthesize(commands) -> None:
+    parser = _command(commands, "synthesize", "Draw folders of synthetic fundus photographs with masks.", _synthesize)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--centres", nargs="+", metavar="NAME", help="alder, birch, cedar, dogwood, elm (all)")
+    parser.add_argument("--count", type=int, default=20, metavar="N", help="images for each centre (20)")
+    parser.add_argument("--size", type=int, default=256, metavar="N", help="height and width in pixels (256)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same images (0)")
+
+
+def _synthesize(options) -> None:
+    from jaxtta.commands.synthesize import synthesize
+    from jaxtta.data.synthetic import CENTRES
+
+    centres = tuple(options.centres or CENTRES)
+    for folder in synthesize(options.out, centres=centres, count=options.count, size=options.size, seed=options.seed):
+        print(f"{folder}: {options.count} images with masks")

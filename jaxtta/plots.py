@@ -1,0 +1,60 @@
+"""Figures: the only file that imports matplotlib (the extra `plots`)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxtta.core import InputError
+
+COLOURS = ("#7f7f7f", "#1f77b4", "#ff7f0e", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")
+
+
+def require_matplotlib() -> None:
+    """Raises InputError when matplotlib is not installed, with the mend; call it before long work."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InputError("figures need matplotlib; install it with: pip install 'jaxtta[plots]'") from None
+
+
+def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
+    """Draws score and cosine along the stream, one column for each domain.
+
+    Above, the Dice of each method, image by image (dots) and its running mean (line); below, the cosine between the two gradients
+    of the methods that have one.
+
+    Args:
+        tables: for each method the rows of its `predictions.csv`, in the order of the stream.
+        path: a PNG, PDF or SVG file.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    domains = list(dict.fromkeys(row["domain"] for rows in tables.values() for row in rows))
+    aligned = {method: rows for method, rows in tables.items() if "cosine" in rows[0]}
+    heights = [2.2, 1] if aligned else [1]
+    figure = Figure(figsize=(1 + 3.6 * len(domains), 5.4 if aligned else 3.6), layout="constrained")
+    axes = figure.subplots(len(heights), len(domains), squeeze=False, sharex="col", sharey="row", height_ratios=heights)
+    for column, domain in enumerate(domains):
+        for number, (method, rows) in enumerate(tables.items()):
+            own = [row for row in rows if row["domain"] == domain]
+            place, colour = np.arange(1, len(own) + 1), COLOURS[number % len(COLOURS)]
+            dice = np.array([row["dice"] for row in own])
+            running = np.cumsum(np.nan_to_num(dice)) / np.maximum(np.cumsum(np.isfinite(dice)), 1)
+            axes[0, column].plot(place, dice, ".", color=colour, alpha=0.35)
+            axes[0, column].plot(place, running, color=colour, label=method)
+            if method in aligned:
+                axes[1, column].plot(place, [row["cosine"] for row in own], color=colour)
+        axes[0, column].set_title(domain)
+        axes[-1, column].set_xlabel("image of the stream")
+        if aligned:
+            axes[1, column].axhline(0, color="black", linewidth=0.6)
+    axes[0, 0].set_ylabel("Dice (%): image, running mean")
+    if aligned:
+        axes[1, 0].set_ylabel("cosine of the gradients")
+    axes[0, 0].legend(loc="lower right", fontsize="small")
+    figure.savefig(path, dpi=130)
