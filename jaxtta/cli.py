@@ -1,6 +1,7 @@
 """The command line. JAX is imported only once a command's arguments are read, so that `--help` answers at once."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -37,15 +38,29 @@ With several folders of images there is one folder of results for each; the stat
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like every other error of the command line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:  # said here, because argparse would not name the command
+        Parser(f"jaxtta {options.command}").error(f"no option {' '.join(unknown)}")
     from jaxtta.core import InputError
 
     try:
         options.run(options)
     except InputError as error:
         print(f"jaxtta {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a disk that is full, a folder that cannot be written
+        place = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or " ".join(str(error).split())
+        print(f"jaxtta {options.command}: {place}{reason}; nothing can be written or read there", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"jaxtta {options.command}: interrupted; go on with --resume where the command has it", file=sys.stderr)
@@ -54,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("jaxtta", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("jaxtta", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"jaxtta {jaxtta.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_adapt(commands)
@@ -73,6 +88,13 @@ def _command(commands, name: str, summary: str, run, *, epilog: str = "") -> arg
     return parser
 
 
+def _plan(kind: type, options: argparse.Namespace, **own):
+    """A command's plan: `own` values, and of the arguments those that have the name of a field."""
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in own]
+    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}, **own)
+
+
 def _add_data(parser: argparse.ArgumentParser, masks: str) -> None:
     images = "folder of PNG, JPEG, TIFF or BMP files, or a CSV list with the columns image[,mask][,domain]"
     parser.add_argument("--images", nargs="+", type=Path, required=True, metavar="PATH", help=f"{images}; one for each domain")
@@ -85,7 +107,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that OUT holds")
     parser.add_argument("--resume", action="store_true", help="go on with the run that OUT holds")
-    parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random (0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="of everything drawn at random (0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -107,26 +129,17 @@ def _adapt(options) -> None:
     from jaxtta.commands.options import parse_settings
     from jaxtta.commands.results import describe
 
-    plan = Adaptation(
-        source=options.source,
-        images=tuple(options.images),
-        out=options.out,
-        method=options.method,
-        masks=tuple(options.masks),
-        root=options.root,
-        settings=parse_settings(options.set),
-        episodic=options.episodic,
-        repeat=options.repeat,
-        seed=options.seed,
-        probabilities=options.probabilities,
-        overlays=not options.no_overlays,
-        skip_bad=options.skip_bad,
-        overwrite=options.overwrite,
-        resume=options.resume,
-        quiet=options.quiet,
-    )
-    print(describe(adapt(plan)))
+    settings, overlays = parse_settings(options.set), not options.no_overlays
+    plan = _plan(Adaptation, options, settings=settings, overlays=overlays)
+    record = adapt(plan)
+    print(describe(record))
+    _tell_of_bad_files(record["bad"], len(record["cases"]), options.out)
     print(f"written to {options.out}")
+
+
+def _tell_of_bad_files(bad: list, good: int, out: Path) -> None:
+    if bad:
+        print(f"{len(bad)} of {len(bad) + good} files could not be read and were left out; {out / 'run.json'} says why")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -142,6 +155,24 @@ def _values(text: str) -> tuple[int, ...] | str:
     if not all(part.strip().isdecimal() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r}: expected fundus, or numbers with commas, the background's first: 0,1,2")
     return tuple(int(part) for part in text.split(","))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    if not all(part.strip().isdecimal() and int(part) for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected positive whole numbers with commas, as in 16,32,64")
+    return tuple(int(part) for part in text.split(","))
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 2**32):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 to {2**32 - 1}")
+    return int(text)
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -170,8 +201,8 @@ def _add_train(commands) -> None:
     parser.add_argument("--channels", type=int, default=3, choices=(1, 3), help="1 for grey images, 3 for colour (3)")
     parser.add_argument("--architecture", default="resunet", metavar="NAME", help="resunet or unet (resunet)")
     parser.add_argument("--depth", type=int, metavar="N", help="of resunet: 18, 34, 50, 101 or 152 (34)")
-    parser.add_argument("--width", type=int, metavar="N", help="features of resunet's stem (64)")
-    parser.add_argument("--features", type=_values, metavar="N,N,...", help="of unet: channels of each level (16,32,64,128,256)")
+    parser.add_argument("--width", type=_positive, metavar="N", help="features of resunet's stem (64)")
+    parser.add_argument("--features", type=_numbers, metavar="N,N,...", help="of unet: channels of each level (16,32,64,128,256)")
     parser.add_argument("--norm", metavar="NAME", help="of unet: batch, instance or group (batch)")
     heads = "self-supervised heads to train beside segmentation: reconstruction,denoising,super_resolution,rotation; or none (all)"
     parser.add_argument("--heads", type=_words, metavar="A,B", help=heads)
@@ -196,28 +227,17 @@ def _train(options) -> None:
     heads = HEADS[1:] if options.heads is None else () if options.heads == ("none",) else options.heads
     task = Task(options.classes, options.activation, options.names)
     values = options.mask_values or tuple(range(task.labels))
-    plan = Training(
-        images=tuple(options.images),
-        out=options.out,
+    plan = _plan(
+        Training,
+        options,
         task=task,
         preprocessing=Preprocessing(options.size, options.channels, values),
-        masks=tuple(options.masks),
-        root=options.root,
         model={**model, "heads": tuple(dict.fromkeys(("segmentation", *heads)))},
-        encoder=options.encoder,
-        optimiser=options.optimiser,
-        learning_rate=options.learning_rate,
-        epochs=options.epochs,
-        batch=options.batch,
-        validation=options.validation,
         augmentation=not options.no_augmentation,
-        seed=options.seed,
-        skip_bad=options.skip_bad,
-        overwrite=options.overwrite,
-        resume=options.resume,
-        quiet=options.quiet,
     )
-    best = train(plan)["best"]
+    record = train(plan)
+    best = record["best"]
+    _tell_of_bad_files(record["bad"], len(record["training"]) + len(record["validation"]), options.out)
     dice = f", validation Dice {best['dice']:.2f}" if "dice" in best else ""
     print(f"best epoch {best['epoch']}{dice}; the source model is {options.out / 'best'}")
 
@@ -256,7 +276,7 @@ def _add_demo(commands) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder to write (demo)")
     parser.add_argument("--overwrite", action="store_true", help="replace the demo that OUT holds")
     parser.add_argument("--count", type=int, default=16, metavar="N", help="images for each centre (16)")
-    parser.add_argument("--seed", type=int, default=0, help="of images and keys (0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="of images and keys (0)")
 
 
 def _demo(options) -> None:
@@ -271,7 +291,7 @@ def _add_synthesize(commands) -> None:
     parser.add_argument("--centres", nargs="+", metavar="NAME", help="alder, birch, cedar, dogwood, elm (all)")
     parser.add_argument("--count", type=int, default=20, metavar="N", help="images for each centre (20)")
     parser.add_argument("--size", type=int, default=256, metavar="N", help="height and width in pixels (256)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same images (0)")
+    parser.add_argument("--seed", type=_seed, default=0, help="the same seed draws the same images (0)")
 
 
 def _synthesize(options) -> None:

@@ -122,7 +122,7 @@ class Task:
 
     def channels(self, labels: np.ndarray | Array) -> np.ndarray | Array:
         """Boolean channels `[*space, classes]` of a label map `[*space]`."""
-        classes = np.arange(self.classes)
+        classes = np.arange(self.classes, dtype=labels.dtype).reshape((1,) * labels.ndim + (-1,))
         return labels[..., None] > classes if self.activation == "sigmoid" else labels[..., None] == classes
 
     def decode(self, probabilities: np.ndarray) -> np.ndarray:
@@ -184,8 +184,8 @@ def copy(tree: Tree) -> Tree:
 def bind(
     model: Any, source: Source, stats: Any, memory: Tree = None
 ) -> Callable[[Tree], Callable[..., dict[str, Array]]]:
-    """The network as an objective sees it: `bind(...)(adapted)` is `forward(images, heads=("segmentation",)) -> {head:
-    array}`.
+    """The network as an objective sees it: `bind(...)(adapted)` is
+    `forward(images, heads=("segmentation",)) -> {head: array}`.
 
     Args:
         model: a `jaxtta.models.Model`.

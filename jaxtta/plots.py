@@ -33,6 +33,7 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     """
     require_matplotlib()
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     domains = list(dict.fromkeys(row["domain"] for rows in tables.values() for row in rows))
     aligned = {method: rows for method, rows in tables.items() if "cosine" in rows[0]}
@@ -44,13 +45,17 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
             own = [row for row in rows if row["domain"] == domain]
             place, colour = np.arange(1, len(own) + 1), COLOURS[number % len(COLOURS)]
             dice = np.array([row["dice"] for row in own])
-            running = np.cumsum(np.nan_to_num(dice)) / np.maximum(np.cumsum(np.isfinite(dice)), 1)
+            seen = np.cumsum(np.isfinite(dice))
+            running = np.where(seen, np.cumsum(np.nan_to_num(dice)) / np.maximum(seen, 1), np.nan)
             axes[0, column].plot(place, dice, ".", color=colour, alpha=0.35)
-            axes[0, column].plot(place, running, color=colour, label=method)
+            # Thinner and thinner, so that lines on top of each other can all be seen.
+            wide = 1.2 + 4.0 * (1 - number / len(tables))
+            axes[0, column].plot(place, running, color=colour, label=method, linewidth=wide)
             if method in aligned:
                 axes[1, column].plot(place, [row["cosine"] for row in own], color=colour)
         axes[0, column].set_title(domain)
         axes[-1, column].set_xlabel("image of the stream")
+        axes[-1, column].xaxis.set_major_locator(MaxNLocator(integer=True))
         if aligned:
             axes[1, column].axhline(0, color="black", linewidth=0.6)
     axes[0, 0].set_ylabel("Dice (%): image, running mean")

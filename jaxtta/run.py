@@ -18,8 +18,8 @@ from jaxtta.stats import Policy
 
 @functools.cache
 def compiled(method: Method) -> tuple[Callable[..., Tree], Callable[..., tuple[Tree, Output]]]:
-    """`init` and `step` of a method, each one compiled program; `step` draws its own key: `(key, index, source, state,
-    images)`.
+    """`init` and `step` of a method, each one compiled program; `step` draws its own key:
+    `(key, index, source, state, images)`.
     """
 
     def step(key: Key, index: Array, source: Source, state: Tree, images: Array):

@@ -39,7 +39,7 @@ class Converted(NamedTuple):
 
 
 def convert(
-    state_dict: Mapping[str, np.ndarray], architecture: str = "resunet34", *, allow_missing_heads: bool = False
+    state_dict: Mapping[str, np.ndarray], *, architecture: str = "resunet34", allow_missing_heads: bool = False
 ) -> Converted:
     """Converts a PyTorch state dict.
 

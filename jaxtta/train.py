@@ -32,8 +32,8 @@ class TrainingState(NamedTuple):
 def released_optimiser(
     steps: int, *, learning_rate: float = 1e-3, momentum: float = 0.99, weight_decay: float = 5e-4
 ) -> optax.GradientTransformation:
-    """The released recipe: Nesterov SGD with weight decay in the gradient and a polynomial schedule, `lr · (1 − step /
-    steps)^0.9`.
+    """The released recipe: Nesterov SGD with weight decay in the gradient and a polynomial schedule,
+    `lr · (1 − step / steps)^0.9`.
     """
     schedule = optax.polynomial_schedule(learning_rate, 0.0, 0.9, steps)
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum, nesterov=True))

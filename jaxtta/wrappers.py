@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxtta.core import Array, Key, Method, Output, Source, Tree
+from jaxtta.core import Array, InputError, Key, Method, Output, Source, Tree
 
 
 def episodic(method: Method) -> Method:
@@ -23,7 +23,7 @@ def repeat(method: Method, times: int) -> Method:
         times: updates per image, at least 1.
     """
     if times < 1:
-        raise ValueError(f"times is {times}; an image takes at least 1 update")
+        raise InputError(f"times is {times}; an image takes at least 1 update")
 
     def step(key: Key, source: Source, state: Tree, images: Array):
         for i in range(times):

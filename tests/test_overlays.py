@@ -38,17 +38,17 @@ def test_any_photograph(dtype, channels):
 def test_constant_photograph_and_regions_at_the_border():
     photo = np.full((40, 30, 1), 1e30, np.float32)
     for region in (np.ones((40, 30, 1), bool), np.eye(40, 30, dtype=bool)[..., None]):
-        assert overlay(photo, region, region).any()
+        assert overlay(photo, region, reference=region).any()
     assert not overlay(photo, np.zeros((40, 30, 1), bool)).any()
 
 
 def test_reference_is_pale_and_prediction_runs_on_it():
     photo = np.full((300, 300, 3), 60, np.uint8)
     inner, outer = disc(300, 60)[..., None], disc(300, 100)[..., None]
-    apart = overlay(photo, inner, outer)
+    apart = overlay(photo, inner, reference=outer)
     assert apart[150, 50:53].min(axis=-1).max() > 180  # on the reference's line every channel is bright
     assert np.abs(apart[150, 89:93].astype(int) - colours(1)[0]).sum(axis=-1).min() < 30
-    agreeing = overlay(photo, outer, outer)
+    agreeing = overlay(photo, outer, reference=outer)
     assert np.abs(agreeing[150, 49:53].astype(int) - colours(1)[0]).sum(axis=-1).min() < 30
     assert not np.array_equal(agreeing, overlay(photo, outer))
 

@@ -81,7 +81,7 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
     method = options.build_method(
         plan.method, loaded.model, loaded.task, plan.settings, each_image_anew=plan.episodic, times=plan.repeat
     )
-    cases = inputs.find_all(list(plan.images), list(plan.masks), plan.root)
+    cases = inputs.find_all(list(plan.images), list(plan.masks), root=plan.root)
     source = jax.device_put(loaded.source)
     blank = jnp.zeros((1, *loaded.preprocessing.size, loaded.preprocessing.channels), jnp.float32)
     run.check(method, source, blank)
@@ -92,13 +92,17 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
         "episodic": plan.episodic,
         "repeat": plan.repeat,
         "seed": plan.seed,
+        "probabilities": plan.probabilities,
+        "overlays": plan.overlays,
+        "scored": cases[0].mask is not None,
         "source_sha256": loaded.manifest["sha256"],
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
     }
     if before is not None:
         output.same_run(out, before, identity)
     else:
-        output.begin_output(out)
+        reads = [path for case in cases for path in (case.image, case.mask) if path is not None]
+        output.begin_output(out, [Path(plan.source), *reads])
     record = {
         "status": "running",
         **identity,
@@ -130,7 +134,7 @@ def _stream(plan, loaded: checkpoint.Checkpoint, method, source: Source, blank, 
     several = len({case.domain for case in cases}) > 1
     rows, state = _resumed(out, plan.resume, jax.eval_shape(method.init, source, blank), cases)
     first = len(rows)
-    bar = tqdm(total=len(cases), initial=first, desc=plan.method, unit="image", disable=plan.quiet)
+    bar = tqdm(total=len(cases), initial=first, desc=plan.method, unit="image", disable=plan.quiet or None)
     with ThreadPoolExecutor(2) as pool, bar, results.Table(out / results.TABLE, rows) as table:
         for number, (domain, group) in enumerate(groupby(enumerate(cases), key=lambda item: item[1].domain)):
             numbered = list(group)
@@ -190,6 +194,8 @@ def _resumed(out: Path, resume: bool, like: Any, cases: list[Case]) -> tuple[lis
     if not (out / "resume").is_dir():
         return [], None
     state, manifest = checkpoint.load_state(out / "resume", like)
+    if len(rows) < manifest["rows"]:  # stopped while the table was written anew: the state is ahead of it
+        return [], None
     return rows[: manifest["rows"]], copy(state)
 
 

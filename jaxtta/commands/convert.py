@@ -40,10 +40,11 @@ def convert_file(
     """
     out = Path(out)
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        checkpoint.load_manifest(out)
+        if not (out / checkpoint.MANIFEST).is_file():
+            raise InputError(f"{out}: not empty and holds no checkpoint; give another folder")
         if not overwrite:
             raise InputError(f"{out}: already holds a checkpoint; add --overwrite to replace it, or give another folder")
-    model, source = convert(read_state_dict(weights), architecture, allow_missing_heads=without_heads)
+    model, source = convert(read_state_dict(weights), architecture=architecture, allow_missing_heads=without_heads)
     task = Task(model.config["classes"], activation, names)
     fundus = task.activation == "sigmoid" and task.classes == 2
     preprocessing = Preprocessing(size, model.channels, mask_values or ("fundus" if fundus else tuple(range(task.labels))))

@@ -43,7 +43,7 @@ def demo(out: Path, *, overwrite: bool = False, count: int = 16, seed: int = 0) 
     if count < 1:
         raise InputError(f"count is {count}; expected at least 1 image for each centre")
     output.check_output(out, overwrite=overwrite, resume=False)
-    output.begin_output(out)
+    output.begin_output(out, [demo_checkpoint()])
     output.write_json(out / output.RUN, {"status": "running", "command": "demo", "count": count, "seed": seed})
     # The centres' seed is not the one the source's images were drawn with, so no eye is seen twice.
     folders = synthesize(out / "data", centres=CENTRES, count=count, size=256, seed=1000 + seed)

@@ -19,7 +19,7 @@ class Checked(NamedTuple):
     bad: list[dict[str, str]]
 
 
-def find_all(images: list[Path], masks: list[Path] | None, root: Path | None = None) -> list[Case]:
+def find_all(images: list[Path], masks: list[Path], *, root: Path | None = None) -> list[Case]:
     """The cases of several folders or lists, each a domain of its own unless a list names the domains.
 
     Raises:
@@ -39,8 +39,19 @@ def find_all(images: list[Path], masks: list[Path] | None, root: Path | None = N
                 f"{folder}: the domain {min(again)} was there before; results are named after domains, rename one"
             )
         cases += found
+    _check_domains(cases)
     order = list(dict.fromkeys(case.domain for case in cases))
     return sorted(cases, key=lambda case: order.index(case.domain))
+
+
+def _check_domains(cases: list[Case]) -> None:
+    """Results lie in folders named after the domains, beside `resume/`, and in one table with one set of columns."""
+    for domain in dict.fromkeys(case.domain for case in cases):
+        if domain in (".", "..", "resume") or any(letter in domain for letter in '/\\:*?"<>|'):
+            raise InputError(f"a list names the domain {domain!r}; results lie in a folder of that name: give another")
+    scored, bare = (next((case for case in cases if (case.mask is None) == none), None) for none in (False, True))
+    if scored and bare:
+        raise InputError(f"{scored.image} has a mask and {bare.image} has none; give masks for all images, or for none")
 
 
 def _domains(images: list[Path]) -> list[str]:
@@ -63,14 +74,14 @@ def check_cases(
     """
     read = functools.partial(load, preprocessing=preprocessing, task=task)
     good, bad = [], []
-    for case, result in tqdm(prefetch(read, cases), "checking", len(cases), unit="image", leave=False, disable=quiet):
+    for case, result in tqdm(prefetch(read, cases), "checking", len(cases), unit="image", leave=False, disable=quiet or None):
         if isinstance(result, InputError):
             bad.append({"name": case.name, "domain": case.domain, "error": str(result)})
         else:
             good.append(case)
     if bad and not skip_bad:
-        more = f" (and {len(bad) - 1} more bad files; --skip-bad leaves them out and goes on)" if len(bad) > 1 else ""
-        raise InputError(bad[0]["error"] + more)
+        more = f"and {len(bad) - 1} more bad files; " if len(bad) > 1 else ""
+        raise InputError(f"{bad[0]['error']} ({more}--skip-bad leaves out what is bad and goes on)")
     if not good:
         raise InputError(f"{bad[0]['error']} (all {len(bad)} files are bad)")
     return Checked(good, bad)

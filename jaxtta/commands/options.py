@@ -1,6 +1,7 @@
 """Methods from words: `--method grata --set rate=linear --set optimiser=sgd` becomes a method."""
 
 import inspect
+import re
 
 import optax
 
@@ -81,8 +82,6 @@ def build_method(
         )
     if "select" in settings:
         keywords["select"] = _selection(settings["select"])
-    if times < 1:
-        raise InputError(f"--repeat {times}: an image takes at least 1 update")
     method = METHODS[name](model, task, **keywords)
     method = method if times == 1 else repeat(method, times)
     return guarded(episodic(method) if each_image_anew else method)
@@ -103,6 +102,6 @@ def _selection(text: str) -> Select:
         return SELECTIONS[text]
     try:
         return matching(text)
-    except ValueError as error:
+    except re.error as error:
         names = " or ".join(SELECTIONS)
         raise InputError(f"select is {text!r}: neither {names} nor a regular expression ({error})") from error

@@ -1,8 +1,10 @@
 """The folder a command writes: never a mixture of two runs, never half of one file."""
 
 import json
+import math
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +42,37 @@ def check_output(out: Path, *, overwrite: bool, resume: bool) -> dict[str, Any] 
     return None
 
 
-def begin_output(out: Path) -> None:
-    """Makes the folder; a run that is there is removed (`check_output` has asked)."""
+def begin_output(out: Path, reads: Iterable[Path]) -> None:
+    """Makes the folder; a run that is there is removed (`check_output` has asked).
+
+    Args:
+        out: the folder.
+        reads: files and folders the command reads.
+
+    Raises:
+        InputError: one of `reads` lies in a run that would be removed.
+    """
     if (out / RUN).is_file():
+        inside = next((path for path in reads if path.resolve().is_relative_to(out.resolve())), None)
+        if inside is not None:
+            raise InputError(f"{inside}: lies in {out}, which --overwrite would remove; give another folder to write")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file whole or not at all; a number that is not finite, for which JSON has no word, becomes null."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
+    temporary.write_text(json.dumps(_finite(value), indent=1, default=str) + "\n")
     os.replace(temporary, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def same_run(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -58,8 +58,8 @@ class Table:
 
 def read_rows(path: Path) -> list[dict]:
     """The rows of a `predictions.csv`, numbers as numbers; a last line that was cut off is left out."""
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    text = path.read_text()
+    rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
     whole = [row for row in rows if None not in row and all(value for value in row.values())]
     return [{k: v if k in TEXT else float(v) for k, v in row.items()} for row in whole]
 
@@ -96,7 +96,7 @@ def finish(
             images.write_png(folders.out / "probabilities" / f"{name}_{task.names[c]}.png", grey)
     if folders.overlays:
         shown = None if reference is None else reference[..., front]
-        picture = overlays.overlay(sample.photo, prediction[..., front], shown)
+        picture = overlays.overlay(sample.photo, prediction[..., front], reference=shown)
         longest = max(picture.shape[:2])
         if longest > OVERLAY_SIDE:
             picture = images.resize(picture, tuple(round(n * OVERLAY_SIDE / longest) for n in picture.shape[:2]))

@@ -47,5 +47,5 @@ def synthesize(
 
     items = [(centre, index) for centre in centres for index in range(count)]
     with ThreadPoolExecutor(2) as pool:
-        list(tqdm(pool.map(write, items), "drawing", len(items), unit="image", leave=False, disable=quiet))
+        list(tqdm(pool.map(write, items), "drawing", len(items), unit="image", leave=False, disable=quiet or None))
     return [out / centre for centre in centres]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from jaxtta import checkpoint, metrics, run, stats
 from jaxtta.commands import inputs, options, output
-from jaxtta.core import InputError, Source, Task
+from jaxtta.core import InputError, Source, Task, paths
 from jaxtta.data.augment import augment
 from jaxtta.data.cases import Case
 from jaxtta.data.prefetch import prefetch
@@ -85,7 +85,7 @@ def train(plan: Training) -> dict[str, Any]:
     _check_numbers(plan)
     model = build({**plan.model, "classes": plan.task.classes, "channels": plan.preprocessing.channels})
     encoder = None if plan.encoder is None else _encoder(plan.encoder, model)
-    cases = inputs.find_all(list(plan.images), list(plan.masks), plan.root)
+    cases = inputs.find_all(list(plan.images), list(plan.masks), root=plan.root)
     bare = next((case for case in cases if case.mask is None), None)
     if bare is not None:
         raise InputError(f"{bare.image} has no mask; training needs one for each image: give --masks, or a list with a mask column")
@@ -103,7 +103,8 @@ def train(plan: Training) -> dict[str, Any]:
     if before is not None:
         output.same_run(out, before, identity)
     else:
-        output.begin_output(out)
+        reads = [path for case in cases for path in (case.image, case.mask)]
+        output.begin_output(out, reads if plan.encoder is None else [Path(plan.encoder), *reads])
     record = {"status": "running", **identity, "bad": checked.bad, "device": str(jax.devices()[0])}
     record |= {"versions": checkpoint.versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     output.write_json(out / output.RUN, record)
@@ -129,7 +130,7 @@ def _fit(plan: Training, model: Model, encoder: Source | None, training: list[Ca
         began = time.perf_counter()
         infos = []
         batches = _batches(plan, read, training, epoch, steps)
-        bar = tqdm(batches, f"epoch {epoch + 1}/{plan.epochs}", steps, unit="step", leave=False, disable=plan.quiet)
+        bar = tqdm(batches, f"epoch {epoch + 1}/{plan.epochs}", steps, unit="step", leave=False, disable=plan.quiet or None)
         for batch in bar:
             state, info = step(key, state, batch)
             if infos:  # the step before is waited for, so that the bar shows what is done and not what is asked for
@@ -264,5 +265,11 @@ def _encoder(path: Path, model: Model) -> Source:
         theirs, ours = loaded.model.config.get(key), model.config.get(key)
         if theirs is not None and ours is not None and theirs != ours:
             raise InputError(f"{path}: its encoder has {key} {theirs}, the network {ours}; give the network the same {key}")
-    parts = [{k: v for k, v in tree.items() if k.startswith("encoder")} for tree in loaded.source]
-    return Source(*parts)
+    parts = Source(*({k: v for k, v in tree.items() if k.startswith("encoder")} for tree in loaded.source))
+    own = jax.eval_shape(model.init, jax.random.key(0))
+    for part, whole in zip(parts, own):
+        shapes, expected = ({p: a.shape for p, a in zip(paths(t), jax.tree.leaves(t))} for t in (part, whole))
+        expected = {p: shape for p, shape in expected.items() if p[0].startswith("encoder")}
+        if shapes != expected:
+            raise InputError(f"{path}: its encoder is not of the network's shape; give the network its depth, width and features")
+    return parts

@@ -60,7 +60,7 @@ def _draw(picture: np.ndarray, region: np.ndarray, colour: np.ndarray, width: fl
     part += np.clip(width / 2 + 0.5 - distance, 0, 1) * (colour.astype(np.float32) - part)
 
 
-def overlay(photo: np.ndarray, prediction: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
+def overlay(photo: np.ndarray, prediction: np.ndarray, *, reference: np.ndarray | None = None) -> np.ndarray:
     """Draws the prediction's contours on the photograph, one colour a class, over the reference's, pale and wider.
 
     Where the two agree, the coloured line runs inside the pale one.

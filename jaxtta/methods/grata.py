@@ -78,8 +78,8 @@ def grata(
         InputError: an objective or rate that does not exist; the message lists the choices.
 
     Reference:
-        Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation", AAAI
-        2025.
+        Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation",
+        AAAI 2025.
     """
     if rate not in RATES:
         raise InputError(f"rate is {rate!r}; choose one of {', '.join(RATES)}")

@@ -94,6 +94,8 @@ def _check(name: str | None, options: dict[str, Any]) -> None:
     unknown = [key for key in options if key not in fields]
     if unknown:
         raise InputError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(fields)}")
+    if "classes" not in options:
+        raise InputError(f"{name} needs its number of classes; its options are {', '.join(fields)}")
     choices = {"depth": BLOCKS, "norm": NORMS, "dimensions": (2, 3)}
     for key, allowed in choices.items():
         if key in options and options[key] not in allowed:

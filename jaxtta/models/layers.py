@@ -2,6 +2,8 @@
 transposed convolution.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -38,22 +40,11 @@ class Norm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,), precise)
         shift = self.param("shift", nn.initializers.zeros, (channels,), precise)
         if self.kind == "batch":
-            moments = self._mixed(_moments(x, tuple(range(x.ndim - 1))))
-            factor = scale * jax.lax.rsqrt(moments.variance + EPSILON)
-            offset = shift - moments.mean * factor
+            mean, variance, _ = self._mixed(_moments(x, tuple(range(x.ndim - 1))))
         else:
-            groups = channels if self.kind == "instance" else _divisor(channels, self.groups)
-            grouped = x.reshape(x.shape[0], -1, groups, channels // groups)
-            moments = _moments(grouped, (1, 3), keepdims=True)
-            spread = jnp.broadcast_to(
-                jax.lax.rsqrt(moments.variance + EPSILON), (x.shape[0], 1, groups, channels // groups)
-            )
-            mean = jnp.broadcast_to(moments.mean, spread.shape)
-            shape = (x.shape[0],) + (1,) * (x.ndim - 2) + (channels,)
-            factor = spread.reshape(shape) * scale.reshape((1,) * (x.ndim - 1) + (channels,))
-            offset = shift.reshape((1,) * (x.ndim - 1) + (channels,)) - mean.reshape(shape) * factor
-        shape = (1,) * (x.ndim - factor.ndim) + factor.shape
-        return (x * factor.reshape(shape) + offset.reshape(shape)).astype(images.dtype)
+            mean, variance = _of_each(x, channels if self.kind == "instance" else _divisor(channels, self.groups))
+        factor = _wide(jax.lax.rsqrt(variance + EPSILON), x) * _wide(scale, x)
+        return ((x - _wide(mean, x)) * factor + _wide(shift, x)).astype(images.dtype)
 
     def _mixed(self, image: Moments) -> Moments:
         mean = self.variable("batch_stats", "mean", jnp.zeros_like, image.mean)
@@ -66,13 +57,22 @@ class Norm(nn.Module):
         return moments
 
 
-def _moments(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Moments:
+def _moments(x: Array, axes: tuple[int, ...]) -> Moments:
     mean = jnp.mean(x, axes, keepdims=True)
-    variance = jnp.mean(jnp.square(x - mean), axes, keepdims=keepdims)
-    count = 1
-    for axis in axes:
-        count *= x.shape[axis]
-    return Moments(mean if keepdims else mean.reshape(variance.shape), variance, count)
+    variance = jnp.mean(jnp.square(x - mean), axes)
+    return Moments(mean.reshape(variance.shape), variance, math.prod(x.shape[axis] for axis in axes))
+
+
+def _of_each(x: Array, groups: int) -> tuple[Array, Array]:
+    """Mean and variance over space and the channels of a group, for each image, `[batch, 1, ..., channels]`."""
+    moments = _moments(x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups), (1, 3))
+    shape = (x.shape[0],) + (1,) * (x.ndim - 2) + (x.shape[-1],)
+    return tuple(jnp.repeat(part, x.shape[-1] // groups, axis=1).reshape(shape) for part in moments[:2])
+
+
+def _wide(part: Array, x: Array) -> Array:
+    """A part with axes of length 1 put before it, so that it broadcasts against x."""
+    return part.reshape((1,) * (x.ndim - part.ndim) + part.shape)
 
 
 def _divisor(channels: int, groups: int) -> int:
@@ -88,8 +88,8 @@ def convolution(features: int, size: int, dimensions: int, *, stride: int = 1, b
 
 
 class Double(nn.Module):
-    """Transposed convolution of size 2 and stride 2: each voxel becomes a block of 2 per axis, `y[2i + a] = x[i] ·
-    kernel[a] + bias`.
+    """Transposed convolution of size 2 and stride 2: each voxel becomes a block of 2 per axis,
+    `y[2i + a] = x[i] · kernel[a] + bias`.
     """
 
     features: int

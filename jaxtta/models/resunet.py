@@ -5,7 +5,7 @@ With depth 34 and width 64 it is the network of the released code of GraTa and V
 Reference:
     He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016 (the encoder).
     Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation", AAAI 2025
-    (the whole).
+        (the whole).
 """
 
 import jax.numpy as jnp

@@ -1,0 +1,216 @@
+"""Conformance of every method in the registry, on a 2-D sigmoid task and a 3-D softmax task.
+
+A method added to `METHODS` is tested here without a change to this file. Equalities use SGD for methods that take an
+optimiser: Adam divides by the gradient's size and so amplifies rounding where gradients vanish.
+"""
+
+import ast
+import functools
+import inspect
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toys import all_finite, assert_trees_close, pictures, toy
+
+from jaxtta import methods, run
+from jaxtta.core import copy
+from jaxtta.methods import METHODS
+from jaxtta.wrappers import guarded
+
+KEY = jax.random.key(7)
+STREAMS, TIME = 4, 3
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+TASKS = {"2-D sigmoid": (2, "sigmoid"), "3-D softmax": (3, "softmax")}
+
+
+class Subject:
+    """One method on one task; what several tests look at is compiled and run once."""
+
+    def __init__(self, name, dimensions, activation):
+        self.model, self.task, self.source, space = toy(dimensions, activation)
+        factory = METHODS[name]
+        takes_optimiser = "optimiser" in inspect.signature(factory).parameters
+        self.default = factory(self.model, self.task)
+        self.method = factory(self.model, self.task, optimiser=optax.sgd(1e-2)) if takes_optimiser else self.default
+        self.images = pictures(STREAMS, TIME, 1, *space, self.model.channels)
+        self.image = self.images[0, 0]
+        self.traces = 0
+
+    @functools.cached_property
+    def counted(self):
+        """The method, counting how often its step is traced."""
+
+        def step(*arguments):
+            self.traces += 1
+            return self.method.step(*arguments)
+
+        return self.method._replace(step=step)
+
+    def step(self, key, state, image):
+        """One compiled update that leaves the state given to it alive."""
+        return run.compiled(self.counted)[1](key, jnp.uint32(0), self.source, copy(state), image)
+
+    @functools.cached_property
+    def state(self):
+        return self.method.init(self.source, self.image)
+
+    @functools.cached_property
+    def looped(self):
+        """Final states and outputs of the step loop, stacked over the streams."""
+        streams = []
+        for number in range(STREAMS):
+            pairs = list(run.adapt(self.counted, self.source, self.images[number], key=KEY, stream=number))
+            outputs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[output for _, output in pairs])
+            streams.append((pairs[-1][0], outputs))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *streams)
+
+
+@functools.cache
+def subject_of(name, task):
+    return Subject(name, *TASKS[task])
+
+
+@pytest.fixture(params=[(name, task) for task in TASKS for name in METHODS], ids=lambda param: "-".join(param))
+def subject(request):
+    return subject_of(*request.param)
+
+
+def primitives(jaxpr):
+    """Names of all primitives of a jaxpr, those of inner jaxprs too."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from primitives(inner)
+
+
+def step_primitives(subject):
+    return set(primitives(jax.make_jaxpr(subject.method.step)(KEY, subject.source, subject.state, subject.image).jaxpr))
+
+
+def test_every_factory_of_the_package_is_in_the_registry():
+    factories = set()
+    for file in Path(methods.__file__).parent.glob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and [a.arg for a in node.args.args[:2]] == ["model", "task"]:
+                factories.add(node.name)
+    assert {factory for factory in factories if not factory.startswith("_")} == {f.__name__ for f in METHODS.values()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_factory_takes_model_and_task_and_only_keywords_beside(name):
+    parameters = list(inspect.signature(METHODS[name]).parameters.values())
+    assert [p.name for p in parameters[:2]] == ["model", "task"]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in parameters[2:])
+
+
+@pytest.mark.parametrize("which", ["method", "default"])
+def test_the_state_is_a_fixed_point_in_shape_and_dtype(subject, which):
+    method = getattr(subject, which)
+    before = jax.eval_shape(method.init, subject.source, subject.image)
+    # Optax's Adam, a default of many methods, raises a number to an integer power, which strict promotion forbids.
+    with jax.numpy_dtype_promotion("strict" if which == "method" else "standard"):
+        after, output = jax.eval_shape(method.step, KEY, subject.source, before, subject.image)
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    signature = [
+        [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(state)] for state in (before, after)
+    ]
+    assert signature[0] == signature[1]
+    assert output.logits.shape == (*subject.image.shape[:-1], subject.task.classes)
+    assert output.logits.dtype == subject.image.dtype
+    assert all(value.shape == () for value in output.info.values())
+    prediction = jax.eval_shape(method.predict, subject.source, after, subject.image)
+    assert (prediction.shape, prediction.dtype) == (output.logits.shape, output.logits.dtype)
+
+
+def test_no_leaf_of_the_state_aliases_the_source(subject):
+    owned = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(subject.source)}
+    for init in (subject.method.init, run.compiled(subject.counted)[0]):
+        leaves = jax.tree.leaves(init(subject.source, subject.image))
+        assert not owned & {leaf.unsafe_buffer_pointer() for leaf in leaves}
+
+
+def test_init_uses_shape_and_dtype_of_the_images_only(subject):
+    other = subject.method.init(subject.source, jnp.full_like(subject.image, jnp.nan))
+    assert_trees_close(other, subject.state)
+
+
+def test_many_donated_steps_take_one_trace_and_leave_the_source_as_it_was(subject):
+    before = jax.tree.map(np.array, subject.source)
+    assert all_finite(subject.looped)
+    assert subject.traces == 1
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(subject.source))
+    assert_trees_close(subject.source, before)
+
+
+def test_a_scan_equals_the_step_loop(subject):
+    scan = jax.jit(functools.partial(run.scan, subject.method, stream=1))
+    expected = jax.tree.map(lambda leaf: leaf[1], subject.looped)
+    assert_trees_close(scan(subject.source, subject.images[1], key=KEY), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("devices", [None, 4])
+def test_many_streams_on_one_device_or_four_equal_the_step_loop(subject, devices):
+    mesh = devices and run.device_mesh(devices)
+    states = run.streams(subject.method, mesh=mesh)(KEY, subject.source, subject.images)
+    assert_trees_close(states, subject.looped, **CLOSE)
+
+
+def test_pmap_of_the_scan_equals_the_step_loop(subject):
+    def scan(key, number, source, images):
+        return run.scan(subject.method, source, images, key=key, stream=number)
+
+    numbers = jnp.arange(STREAMS, dtype=jnp.uint32)
+    mapped = jax.pmap(scan, in_axes=(None, 0, None, 0))(KEY, numbers, subject.source, subject.images)
+    assert_trees_close(mapped, subject.looped, **CLOSE)
+
+
+def test_the_same_key_gives_the_same_and_another_another_only_where_a_method_draws(subject):
+    first, again, other = (subject.step(jax.random.key(seed), subject.state, subject.image) for seed in (0, 0, 1))
+    assert_trees_close(again, first)
+    same = all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other)))
+    assert same == ("random_bits" not in step_primitives(subject))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
+def test_constant_images_give_finite_states_and_outputs(subject, value):
+    state = subject.state
+    for _ in range(2):
+        state, output = subject.step(KEY, state, jnp.full_like(subject.image, value))
+    assert all_finite((state, output))
+
+
+def test_guarded_passes_over_an_image_with_nan_as_if_it_had_not_come(subject):
+    broken = subject.images[0].at[1, 0, 2, 3].set(jnp.nan)
+    pairs = run.adapt(guarded(subject.method), subject.source, broken, key=KEY)
+    (before, first), (after, passed), (_, last) = [copy(pair) for pair in pairs]
+    assert [output.info["skipped"] for output in (first, passed, last)] == [0, 1, 0]
+    np.testing.assert_allclose(first.logits, subject.looped[1].logits[0, 0], **CLOSE)
+    assert_trees_close(after, before)
+    assert all_finite((passed.logits, last))
+
+
+def test_a_checkpoint_in_the_middle_changes_nothing(subject):
+    images = subject.images[2]
+    *_, (state, _) = run.adapt(subject.counted, subject.source, images[:2], key=KEY, stream=2)
+    leaves, structure = jax.tree.flatten(state)
+    restored = jax.tree.unflatten(structure, [np.array(leaf) for leaf in leaves])
+    [(state, output)] = run.adapt(
+        subject.counted, subject.source, images[2:], key=KEY, stream=2, state=restored, first=2
+    )
+    expected = jax.tree.map(lambda leaf: leaf[2], subject.looped)
+    assert_trees_close((state, output.logits), (expected[0], expected[1].logits[-1]))
+
+
+def test_a_step_speaks_to_nobody_but_its_device(subject):
+    assert not {name for name in step_primitives(subject) if "callback" in name or "feed" in name}
+    state, index = copy(subject.state), jnp.uint32(0)
+    step = run.compiled(subject.counted)[1]
+    jax.block_until_ready(subject.looped)
+    with jax.transfer_guard("disallow"):
+        jax.block_until_ready(step(KEY, index, subject.source, state, subject.image))

@@ -1,0 +1,70 @@
+"""Tiny networks, tasks and images that the test modules share."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtta.core import Source, Task
+from jaxtta.models import HEADS, Model, build
+
+
+class Toy(NamedTuple):
+    """A network with random weights, source moments that are not the identity, and what it segments."""
+
+    model: Model
+    task: Task
+    source: Source
+    space: tuple[int, ...]
+
+
+@functools.cache
+def toy(dimensions=2, activation="sigmoid", norm="batch"):
+    """A U-Net of two levels with every head, 16 x 16 x 3 or 8 x 8 x 8 x 1."""
+    task = Task(2 if activation == "sigmoid" else 3, activation)
+    config = {"architecture": "unet", "classes": task.classes, "channels": 3 if dimensions == 2 else 1}
+    model = build({**config, "dimensions": dimensions, "features": (4, 8), "norm": norm, "heads": HEADS})
+    return Toy(model, task, random_source(model), (16, 16) if dimensions == 2 else (8, 8, 8))
+
+
+def random_source(model, seed=0):
+    """Random variables of a network, drawn by NumPy: compiling `model.init` takes longer than most tests.
+
+    Affines and moments are away from zero and one, so that an exchange of two of them shows.
+    """
+    rng = np.random.default_rng(seed)
+    ranges = {
+        "scale": (0.8, 1.2),
+        "shift": (-0.2, 0.2),
+        "bias": (-0.2, 0.2),
+        "mean": (-0.3, 0.3),
+        "variance": (0.5, 1.5),
+    }
+
+    def draw(path, leaf):
+        if path[-1].key in ranges:
+            values = rng.uniform(*ranges[path[-1].key], leaf.shape)
+        else:
+            values = rng.standard_normal(leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+        return jnp.asarray(values, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(seed)))
+
+
+def pictures(*shape, seed=0):
+    """Uniform random images in [0, 1], float32."""
+    return jnp.asarray(np.random.default_rng(seed).random(shape, dtype=np.float32))
+
+
+def assert_trees_close(got, expected, **tolerance):
+    """Same structure, and every leaf equal within the tolerance (exactly when none is given)."""
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), **{"rtol": 0, "atol": 0, **tolerance})
+
+
+def all_finite(tree):
+    """Whether every value of a tree is finite."""
+    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
