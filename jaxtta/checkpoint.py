@@ -72,19 +72,41 @@ def save_tree(path: Path, tree: Tree, manifest: dict[str, Any]) -> None:
     path = Path(path).absolute()
     tree = jax.tree.map(np.asarray, jax.device_get(tree))
     leaves = [["/".join(path), a.dtype.str, list(a.shape)] for path, a in zip(paths(tree), jax.tree.leaves(tree))]
-    manifest = {"format": FORMAT, **manifest, "versions": versions(), "sha256": digest(tree), "leaves": leaves}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run that had the same process number
     temporary.mkdir(parents=True)
     try:
-        ocp.save(temporary / TREE, tree)
+        if leaves:
+            ocp.save(temporary / TREE, tree)
+        else:  # Orbax refuses an empty tree
+            (temporary / TREE).mkdir()
+        files = _file_digests(temporary / TREE)
+        manifest = {"format": FORMAT, **manifest, "versions": versions(), "sha256": digest(tree), "leaves": leaves, "files": files}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        _replace(path, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(path: Path, new: Path) -> None:
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    there = path.exists()
+    if there:
+        path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        if there:
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file, checked before Orbax opens one: of a damaged file it logs hundreds of lines from its threads."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def load_manifest(path: Path) -> dict[str, Any]:
@@ -105,7 +127,7 @@ def load_manifest(path: Path) -> dict[str, Any]:
             f"{path}: not a checkpoint (no {MANIFEST} and {TREE} in it); "
             "give a folder that jaxtta train or convert wrote"
         )
-    if manifest["format"] > FORMAT:
+    if not isinstance(manifest["format"], int) or manifest["format"] > FORMAT:
         raise CheckpointError(
             f"{path}: checkpoint format {manifest['format']} is newer than this jaxtta reads ({FORMAT}); update jaxtta"
         )
@@ -121,6 +143,10 @@ def load_tree(path: Path) -> tuple[Tree, dict[str, Any]]:
     path = Path(path).absolute()
     manifest = load_manifest(path)
     try:
+        got = _file_digests(path / TREE)
+        damaged = sorted(name for name in got.keys() | manifest["files"].keys() if got.get(name) != manifest["files"].get(name))
+        if damaged:
+            raise ValueError(f"its file {damaged[0]} is not the one that was saved")
         expected: Tree = {}
         for name, dtype, shape in manifest["leaves"]:
             *folders, leaf = name.split("/")
@@ -128,7 +154,7 @@ def load_tree(path: Path) -> tuple[Tree, dict[str, Any]]:
             for folder in folders:
                 node = node.setdefault(folder, {})
             node[leaf] = np.empty(shape, dtype)
-        tree = jax.tree.map(np.asarray, ocp.load(path / TREE, expected))
+        tree = jax.tree.map(np.asarray, ocp.load(path / TREE, expected) if expected else {})
         whole = digest(tree) == manifest["sha256"]
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
@@ -183,7 +209,7 @@ def save(
         "preprocessing": preprocessing.to_dict(),
         "provenance": provenance,
     }
-    save_tree(path, source._asdict(), manifest)
+    save_tree(path, {name: tree for name, tree in source._asdict().items() if tree}, manifest)
 
 
 def load(path: Path, *, kind: str = "model") -> Checkpoint:
@@ -209,8 +235,8 @@ def load(path: Path, *, kind: str = "model") -> Checkpoint:
     try:
         model, task = build(manifest["model"]), Task(**{**manifest["task"], "names": tuple(manifest["task"]["names"])})
         preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: its manifest lacks {error}; restore the folder from its origin") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its manifest makes no sense ({error}); restore the folder from its origin") from error
     source = Source(tree.get("params", {}), tree.get("batch_stats", {}))
     _check_shapes(path, model, source, manifest["kind"])
     return Checkpoint(model, source, task, preprocessing, manifest)

@@ -126,8 +126,9 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    # Opened here: np.load leaves the file open when it is damaged.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def _unwrapped(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -141,7 +142,8 @@ def _heads_present(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
 
 
 def _config(arrays: Mapping[str, np.ndarray], architecture: str, heads: tuple[str, ...], prefix: str) -> dict:
-    stem, head = arrays.get(f"{prefix}conv1.weight"), arrays.get("seg_head.weight")
+    kernels = {name: array for name, array in arrays.items() if array.ndim == 4}
+    stem, head = kernels.get(f"{prefix}conv1.weight"), kernels.get("seg_head.weight")
     return {
         "architecture": "resunet",
         "depth": int(re.sub(r"\D", "", architecture)),
@@ -198,7 +200,7 @@ def _filled(tree: Tree, arrays: Mapping[str, np.ndarray], names: dict[tuple[str,
     leaves = []
     for path, leaf in zip(paths(tree), jax.tree.leaves(tree)):
         name = names[path]
-        array = _relaid(path, arrays[name])
+        array = arrays[name] if arrays[name].ndim != leaf.ndim else _relaid(path, arrays[name])
         if array.shape != leaf.shape:
             wrong.append(
                 f"{name} has shape {arrays[name].shape}, which gives {array.shape} where {leaf.shape} is expected"

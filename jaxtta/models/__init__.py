@@ -1,5 +1,7 @@
 """Networks as pure functions: `build` makes a `Model` from a configuration that a checkpoint can hold."""
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,10 +66,26 @@ def build(config: dict[str, Any]) -> Model:
 
     def init(key: Key) -> Source:
         images = jnp.zeros((1, *(module.stride,) * module.dimensions, module.channels), jnp.float32)
-        variables = jax.jit(lambda key: module.init(key, images, heads=module.heads))(key)
-        return Source(variables["params"], variables.get("batch_stats", {}))
+        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, heads=module.heads))
+        params = shapes["params"]
+        # One draw for all kernels: a draw for each would take XLA longer to compile than a training step.
+        total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+        drawn = jax.random.normal(key, (total,), jnp.float32)
+        ends = itertools.accumulate(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+        pieces = jax.tree.unflatten(jax.tree.structure(params), list(ends))
+        params = jax.tree.map_with_path(lambda path, leaf, end: _initial(path[-1].key, leaf, drawn, end), params, pieces)
+        stats = {} if "batch_stats" not in shapes else shapes["batch_stats"]
+        return Source(params, jax.tree.map_with_path(lambda path, leaf: _initial(path[-1].key, leaf, drawn, 0), stats))
 
     return Model(apply, init, config, module.heads, module.stride, module.dimensions, module.channels)
+
+
+def _initial(name: str, leaf: jax.ShapeDtypeStruct, drawn: Array, end: int) -> Array:
+    """What a variable starts from: kernels `N(0, 2 / fan in)` (He et al., ICCV 2015), scales and variances 1, the others 0."""
+    if name == "kernel":
+        fan_in = math.prod(leaf.shape[:-1])
+        return math.sqrt(2 / fan_in) * drawn[end - math.prod(leaf.shape) : end].reshape(leaf.shape)
+    return jnp.full(leaf.shape, 1.0 if name in ("scale", "variance") else 0.0, leaf.dtype)
 
 
 def require_heads(present: tuple[str, ...], wanted: tuple[str, ...]) -> None:
