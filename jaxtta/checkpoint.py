@@ -81,7 +81,8 @@ def save_tree(path: Path, tree: Tree, manifest: dict[str, Any]) -> None:
         else:  # Orbax refuses an empty tree
             (temporary / TREE).mkdir()
         files = _file_digests(temporary / TREE)
-        manifest = {"format": FORMAT, **manifest, "versions": versions(), "sha256": digest(tree), "leaves": leaves, "files": files}
+        verified = {"sha256": digest(tree), "leaves": leaves, "files": files}
+        manifest = {"format": FORMAT, **manifest, "versions": versions(), **verified}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         _replace(path, temporary)
     finally:
@@ -104,7 +105,7 @@ def _replace(path: Path, new: Path) -> None:
 
 
 def _file_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file, checked before Orbax opens one: of a damaged file it logs hundreds of lines from its threads."""
+    """SHA-256 of every file, checked before Orbax opens one: of a damaged file it logs hundreds of lines."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -122,6 +123,10 @@ def load_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError):
         manifest = None
+    if (path / "best" / MANIFEST).is_file() and (path / "training.csv").is_file():
+        raise CheckpointError(
+            f"{path}: a training; its source models are {path / 'best'} and {path / 'last'}: give one"
+        )
     if not isinstance(manifest, dict) or "format" not in manifest or not (path / TREE).is_dir():
         raise CheckpointError(
             f"{path}: not a checkpoint (no {MANIFEST} and {TREE} in it); "
@@ -143,8 +148,8 @@ def load_tree(path: Path) -> tuple[Tree, dict[str, Any]]:
     path = Path(path).absolute()
     manifest = load_manifest(path)
     try:
-        got = _file_digests(path / TREE)
-        damaged = sorted(name for name in got.keys() | manifest["files"].keys() if got.get(name) != manifest["files"].get(name))
+        got, saved = _file_digests(path / TREE), manifest["files"]
+        damaged = sorted(name for name in got.keys() | saved.keys() if got.get(name) != saved.get(name))
         if damaged:
             raise ValueError(f"its file {damaged[0]} is not the one that was saved")
         expected: Tree = {}
@@ -235,15 +240,21 @@ def load(path: Path, *, kind: str = "model") -> Checkpoint:
     try:
         model, task = build(manifest["model"]), Task(**{**manifest["task"], "names": tuple(manifest["task"]["names"])})
         preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its manifest makes no sense ({error}); restore the folder from its origin") from error
+        preprocessing.check_labels(task)
+        if task.classes != manifest["model"]["classes"] and manifest["kind"] == "model":
+            raise InputError(f"the task has {task.classes} classes, the network {manifest['model']['classes']}")
+        expected = jax.eval_shape(model.init, jax.random.key(0))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(
+            f"{path}: its manifest makes no sense ({reason}); restore the folder from its origin"
+        ) from error
     source = Source(tree.get("params", {}), tree.get("batch_stats", {}))
-    _check_shapes(path, model, source, manifest["kind"])
+    _check_shapes(path, model, source, expected, manifest["kind"])
     return Checkpoint(model, source, task, preprocessing, manifest)
 
 
-def _check_shapes(path: Path, model: Model, source: Source, kind: str) -> None:
-    expected = jax.eval_shape(model.init, jax.random.key(0))
+def _check_shapes(path: Path, model: Model, source: Source, expected: Source, kind: str) -> None:
     if kind == "encoder":
         expected = Source(*({"encoder": tree["encoder"]} for tree in expected))
     got, want = (

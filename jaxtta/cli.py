@@ -6,43 +6,10 @@ import sys
 from pathlib import Path
 
 import jaxtta
+from jaxtta.commands.arguments import Parser, numbers, positive, seed, size, values, words
+from jaxtta.commands.texts import ABOUT, SETTINGS, TRAINED
 
 METHODS = ("source", "batch_statistics", "tent", "grata")
-
-ABOUT = """Test-time adaptation of medical image segmentation in JAX.
-
-A model trained at one hospital fails on another scanner's images; jaxtta adapts it on the unlabelled images themselves.
-
-  jaxtta demo --out demo                        see the whole thing work on synthetic fundus photographs
-  jaxtta convert weights.pth --out source       PyTorch weights of a ResUNet become a checkpoint
-  jaxtta train --images I --masks M --out run   train a source model (the checkpoint is run/best)
-  jaxtta adapt --source source --images I --out result
-                                                masks, overlays and a table for a folder of images
-  jaxtta synthesize --out data                  folders of synthetic images to try things on
-"""
-
-SETTINGS = """options of the methods (--set key=value):
-  grata  auxiliary, pseudo   entropy, consistency, reconstruction, denoising, super_resolution or rotation
-         rate                quadratic, linear or fixed
-  grata, tent
-         optimiser           adam (default), sgd (momentum 0.99, Nesterov) or adamw
-         learning_rate       1e-4 by default
-         select              norm_affine (default), everything, or a regular expression over parameter paths
-
-what is written:
-  OUT/masks/NAME.png         label masks at each image's original size
-  OUT/overlays/NAME.png      contours on the image (solid: prediction; pale: reference)
-  OUT/predictions.csv        a row for each image: losses, cosine, rate factor, seconds, and scores if masks are given
-  OUT/run.json               versions, configuration, seed, device, digest of the source, means for each domain
-With several folders of images there is one folder of results for each; the state starts anew at each.
-"""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like every other error of the command line."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,29 +64,43 @@ def _plan(kind: type, options: argparse.Namespace, **own):
 
 def _add_data(parser: argparse.ArgumentParser, masks: str) -> None:
     images = "folder of PNG, JPEG, TIFF or BMP files, or a CSV list with the columns image[,mask][,domain]"
-    parser.add_argument("--images", nargs="+", type=Path, required=True, metavar="PATH", help=f"{images}; one for each domain")
+    parser.add_argument(
+        "--images", nargs="+", type=Path, required=True, metavar="PATH", help=f"{images}; one for each domain"
+    )
     parser.add_argument("--masks", nargs="+", type=Path, default=[], metavar="PATH", help=masks)
-    parser.add_argument("--root", type=Path, metavar="PATH", help="what the paths of a list are relative to (its own folder)")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be read, and list them in run.json")
+    parser.add_argument(
+        "--root", type=Path, metavar="PATH", help="what the paths of a list are relative to (its own folder)"
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out files that cannot be read, and list them in run.json"
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that OUT holds")
     parser.add_argument("--resume", action="store_true", help="go on with the run that OUT holds")
-    parser.add_argument("--seed", type=_seed, default=0, help="of everything drawn at random (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of everything drawn at random (0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_adapt(commands) -> None:
-    parser = _command(commands, "adapt", "Adapt a source model to unlabelled images and write masks.", _adapt, epilog=SETTINGS)
-    parser.add_argument("--source", type=Path, required=True, metavar="CHECKPOINT", help="folder that train or convert wrote")
+    parser = _command(
+        commands, "adapt", "Adapt a source model to unlabelled images and write masks.", _adapt, epilog=SETTINGS
+    )
+    parser.add_argument(
+        "--source", type=Path, required=True, metavar="CHECKPOINT", help="folder that train or convert wrote"
+    )
     parser.add_argument("--method", default="grata", metavar="NAME", help=f"{', '.join(METHODS)} (grata)")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options of the method, see below")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options of the method, see below"
+    )
     _add_data(parser, "folders of masks, one for each of --images, to score against; they adapt nothing")
     parser.add_argument("--episodic", action="store_true", help="start every image from the source again")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="updates for each image (1)")
-    parser.add_argument("--probabilities", action="store_true", help="write probability maps too, 16-bit PNG for each class")
+    parser.add_argument("--repeat", type=positive, default=1, metavar="N", help="updates for each image (1)")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="write probability maps too, 16-bit PNG for each class"
+    )
     parser.add_argument("--no-overlays", action="store_true", help="write no contour overlays")
     _add_output(parser)
 
@@ -142,76 +123,53 @@ def _tell_of_bad_files(bad: list, good: int, out: Path) -> None:
         print(f"{len(bad)} of {len(bad) + good} files could not be read and were left out; {out / 'run.json'} says why")
 
 
-def _size(text: str) -> tuple[int, int]:
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected one number or HEIGHTxWIDTH, as in 512 or 384x512")
-    return int(parts[0]), int(parts[-1])
-
-
-def _values(text: str) -> tuple[int, ...] | str:
-    if text == "fundus":
-        return text
-    if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected fundus, or numbers with commas, the background's first: 0,1,2")
-    return tuple(int(part) for part in text.split(","))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    if not all(part.strip().isdecimal() and int(part) for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected positive whole numbers with commas, as in 16,32,64")
-    return tuple(int(part) for part in text.split(","))
-
-
-def _positive(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not (text.isdecimal() and int(text) < 2**32):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 to {2**32 - 1}")
-    return int(text)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def _add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--activation", choices=("sigmoid", "softmax"), default="sigmoid",
-        help="sigmoid: nested structures, each label inside the one before (disc, cup); softmax: exclusive classes (sigmoid)",
+        help="sigmoid: nested structures, each label inside the one before (disc, cup); "
+        "softmax: exclusive classes (sigmoid)",
     )  # fmt: skip
-    parser.add_argument("--names", type=_words, default=(), metavar="A,B", help="names of the output channels, for tables")
-    parser.add_argument("--size", type=_size, default=(512, 512), metavar="N or HxW", help="size the network sees (512)")
     parser.add_argument(
-        "--mask-values", type=_values, metavar="V,V,...",
-        help="pixel value of each label in the masks, the background's first (0,1,2,...); or fundus: 255 background, 0 cup, "
-        "between them disc",
+        "--names", type=words, default=(), metavar="A,B", help="names of the output channels, for tables"
+    )
+    parser.add_argument("--size", type=size, default=(512, 512), metavar="N or HxW", help="size the network sees (512)")
+    parser.add_argument(
+        "--mask-values", type=values, metavar="V,V,...",
+        help="pixel value of each label in the masks, the background's first (0,1,2,...); or fundus: 255 background, "
+        "0 cup, between them disc",
     )  # fmt: skip
 
 
 def _add_train(commands) -> None:
-    parser = _command(commands, "train", "Train a source model; defaults are the released recipe of the field.", _train)
+    summary = "Train a source model; defaults are the released recipe of the field."
+    parser = _command(commands, "train", summary, _train, epilog=TRAINED)
     _add_data(parser, "folders of masks, one for each of --images")
     parser.add_argument("--classes", type=int, default=2, help="output channels; softmax counts the background (2)")
     _add_task(parser)
     parser.add_argument("--channels", type=int, default=3, choices=(1, 3), help="1 for grey images, 3 for colour (3)")
     parser.add_argument("--architecture", default="resunet", metavar="NAME", help="resunet or unet (resunet)")
     parser.add_argument("--depth", type=int, metavar="N", help="of resunet: 18, 34, 50, 101 or 152 (34)")
-    parser.add_argument("--width", type=_positive, metavar="N", help="features of resunet's stem (64)")
-    parser.add_argument("--features", type=_numbers, metavar="N,N,...", help="of unet: channels of each level (16,32,64,128,256)")
+    parser.add_argument("--width", type=positive, metavar="N", help="features of resunet's stem (64)")
+    parser.add_argument(
+        "--features", type=numbers, metavar="N,N,...", help="of unet: channels of each level (16,32,64,128,256)"
+    )
     parser.add_argument("--norm", metavar="NAME", help="of unet: batch, instance or group (batch)")
-    heads = "self-supervised heads to train beside segmentation: reconstruction,denoising,super_resolution,rotation; or none (all)"
-    parser.add_argument("--heads", type=_words, metavar="A,B", help=heads)
+    heads = (
+        "self-supervised heads beside segmentation: reconstruction,denoising,super_resolution,rotation; or none (all)"
+    )
+    parser.add_argument("--heads", type=words, metavar="A,B", help=heads)
     parser.add_argument("--encoder", type=Path, metavar="CHECKPOINT", help="start from this checkpoint's encoder")
-    parser.add_argument("--optimiser", default="sgd", metavar="NAME", help="sgd (Nesterov 0.99, decay 5e-4), adam or adamw (sgd)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="at the start of the polynomial schedule (1e-3)")
+    parser.add_argument(
+        "--optimiser", default="sgd", metavar="NAME", help="sgd (Nesterov 0.99, decay 5e-4), adam or adamw (sgd)"
+    )
+    parser.add_argument(
+        "--learning-rate", type=float, default=1e-3, help="at the start of the polynomial schedule (1e-3)"
+    )
     parser.add_argument("--epochs", type=int, default=200, help="passes over the images (200)")
     parser.add_argument("--batch", type=int, default=8, help="images a step (8)")
-    parser.add_argument("--validation", type=float, default=0.1, metavar="SHARE", help="kept aside to choose the best (0.1)")
+    parser.add_argument(
+        "--validation", type=float, default=0.1, metavar="SHARE", help="kept aside to choose the best (0.1)"
+    )
     parser.add_argument("--no-augmentation", action="store_true", help="show the images as they are")
     _add_output(parser)
 
@@ -243,12 +201,19 @@ def _train(options) -> None:
 
 
 def _add_convert(commands) -> None:
-    parser = _command(commands, "convert", "Make a checkpoint of PyTorch weights (.pth, .safetensors or .npz).", _convert)
-    parser.add_argument("weights", type=Path, help="state dict in the released code's names, or of a torchvision ResNet")
+    parser = _command(
+        commands, "convert", "Make a checkpoint of PyTorch weights (.pth, .safetensors or .npz).", _convert
+    )
+    parser.add_argument(
+        "weights", type=Path, help="state dict in the released code's names, or of a torchvision ResNet"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint's folder")
-    parser.add_argument("--architecture", default="resunet34", metavar="NAME", help="resunet18|34|50|101|152, or resnet18|34|... "
-                        "for a torchvision ResNet as an encoder for training (resunet34)")  # fmt: skip
-    parser.add_argument("--without-heads", action="store_true", help="the weights may lack self-supervised heads (VPTTA's do)")
+    parser.add_argument("--architecture", default="resunet34", metavar="NAME",
+                        help="resunet18|34|50|101|152, or resnet18|34|... for a torchvision ResNet as an encoder for "
+                        "training (resunet34)")  # fmt: skip
+    parser.add_argument(
+        "--without-heads", action="store_true", help="the weights may lack self-supervised heads (VPTTA's do)"
+    )
     _add_task(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint that OUT holds")
 
@@ -276,7 +241,7 @@ def _add_demo(commands) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder to write (demo)")
     parser.add_argument("--overwrite", action="store_true", help="replace the demo that OUT holds")
     parser.add_argument("--count", type=int, default=16, metavar="N", help="images for each centre (16)")
-    parser.add_argument("--seed", type=_seed, default=0, help="of images and keys (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of images and keys (0)")
 
 
 def _demo(options) -> None:
@@ -291,7 +256,7 @@ def _add_synthesize(commands) -> None:
     parser.add_argument("--centres", nargs="+", metavar="NAME", help="alder, birch, cedar, dogwood, elm (all)")
     parser.add_argument("--count", type=int, default=20, metavar="N", help="images for each centre (20)")
     parser.add_argument("--size", type=int, default=256, metavar="N", help="height and width in pixels (256)")
-    parser.add_argument("--seed", type=_seed, default=0, help="the same seed draws the same images (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="the same seed draws the same images (0)")
 
 
 def _synthesize(options) -> None:

@@ -21,8 +21,8 @@ def require_matplotlib() -> None:
 def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     """Draws score and cosine along the stream, one column for each domain.
 
-    Above, the Dice of each method, image by image (dots) and its running mean (line); below, the cosine between the two gradients
-    of the methods that have one.
+    Above, the Dice of each method, image by image (dots) and its running mean (line); below, the cosine between the two
+    gradients of the methods that have one.
 
     Args:
         tables: for each method the rows of its `predictions.csv`, in the order of the stream.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -124,6 +125,7 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
         **results.summary(rows, loaded.task),
     }
     output.write_json(out / output.RUN, record)
+    shutil.rmtree(out / "resume", ignore_errors=True)
     return record
 
 
@@ -164,7 +166,7 @@ def _stream(plan, loaded: checkpoint.Checkpoint, method, source: Source, blank, 
 
 
 def _outputs(loaded, method, source, cases, *, key, stream, state, first) -> Iterator[tuple]:
-    """`(sample, state, probabilities, info, seconds)` of each case of a domain; while one is computed the next are read."""
+    """`(sample, state, probabilities, info, seconds)` of each case of a domain; meanwhile the next ones are read."""
     samples: deque[Sample] = deque()
     read = functools.partial(load, preprocessing=loaded.preprocessing, task=loaded.task)
     likely = jax.jit(loaded.task.probabilities)
@@ -177,10 +179,10 @@ def _outputs(loaded, method, source, cases, *, key, stream, state, first) -> Ite
             yield jax.device_put(sample.image[None])
 
     began = time.perf_counter()
-    for state, out in run.adapt(method, source, images(), key=key, stream=stream, state=state, first=first):
+    for after, out in run.adapt(method, source, images(), key=key, stream=stream, state=state, first=first):
         probabilities, info = jax.device_get((likely(out.logits)[0], out.info))
         now = time.perf_counter()
-        yield samples.popleft(), state, np.asarray(probabilities), {k: float(v) for k, v in info.items()}, now - began
+        yield samples.popleft(), after, np.asarray(probabilities), {k: float(v) for k, v in info.items()}, now - began
         began = now
 
 

@@ -43,11 +43,16 @@ def convert_file(
         if not (out / checkpoint.MANIFEST).is_file():
             raise InputError(f"{out}: not empty and holds no checkpoint; give another folder")
         if not overwrite:
-            raise InputError(f"{out}: already holds a checkpoint; add --overwrite to replace it, or give another folder")
+            raise InputError(
+                f"{out}: already holds a checkpoint; add --overwrite to replace it, or give another folder"
+            )
     model, source = convert(read_state_dict(weights), architecture=architecture, allow_missing_heads=without_heads)
     task = Task(model.config["classes"], activation, names)
     fundus = task.activation == "sigmoid" and task.classes == 2
-    preprocessing = Preprocessing(size, model.channels, mask_values or ("fundus" if fundus else tuple(range(task.labels))))
+    preprocessing = Preprocessing(
+        size, model.channels, mask_values or ("fundus" if fundus else tuple(range(task.labels)))
+    )
+    preprocessing.check_labels(task)
     provenance = {
         "command": "convert",
         "weights": str(weights),

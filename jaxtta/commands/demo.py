@@ -4,7 +4,7 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
-from jaxtta import plots
+from jaxtta import checkpoint, plots
 from jaxtta.commands import output, results
 from jaxtta.commands.adapt import Adaptation, adapt
 from jaxtta.commands.synthesize import synthesize
@@ -42,9 +42,11 @@ def demo(out: Path, *, overwrite: bool = False, count: int = 16, seed: int = 0) 
     plots.require_matplotlib()
     if count < 1:
         raise InputError(f"count is {count}; expected at least 1 image for each centre")
+    checkpoint.load(demo_checkpoint())
     output.check_output(out, overwrite=overwrite, resume=False)
     output.begin_output(out, [demo_checkpoint()])
-    output.write_json(out / output.RUN, {"status": "running", "command": "demo", "count": count, "seed": seed})
+    record = {"status": "running", "command": "demo", "count": count, "seed": seed}
+    output.write_json(out / output.RUN, record)
     # The centres' seed is not the one the source's images were drawn with, so no eye is seen twice.
     folders = synthesize(out / "data", centres=CENTRES, count=count, size=256, seed=1000 + seed)
     records, tables = {}, {}
@@ -63,14 +65,15 @@ def demo(out: Path, *, overwrite: bool = False, count: int = 16, seed: int = 0) 
     images.write_png(out / "overlays.png", _gallery(out, count))
     means = {method: record["dice"] for method, record in records.items()}
     seconds = time.perf_counter() - began
-    output.write_json(
-        out / output.RUN,
-        {"status": "finished", "command": "demo", "count": count, "seed": seed, "dice": means, "seconds": round(seconds, 1)},
+    output.write_json(out / output.RUN, {**record, "status": "finished", "dice": means, "seconds": round(seconds, 1)})
+    print(
+        f"\nDice (%, mean of disc and cup), {count} images of each centre; the source was trained on another centre.\n"
     )
-    print(f"\nDice (%, mean of disc and cup) on {count} images of each centre; the source was trained on another centre\n")
     print(_table(records))
-    print(f"\n{seconds:.0f} s in all. Look at {out / 'overlays.png'} (solid: prediction, pale: reference; a row for each centre,")
-    print(f"a column for each method), {out / 'stream.png'} and the folders beside them.")
+    print(
+        f"\n{seconds:.0f} s in all. Look at {out / 'overlays.png'} (solid: prediction, pale: reference; a row for each"
+    )
+    print(f"centre, a column for each method), {out / 'stream.png'} and the folders beside them.")
     return means
 
 

@@ -29,10 +29,12 @@ def find_all(images: list[Path], masks: list[Path], *, root: Path | None = None)
         raise InputError(
             f"{len(images)} folders of images but {len(masks)} of masks; give one --masks folder for each, in order"
         )
+    if root is not None and not any(path.is_file() for path in images):
+        raise InputError(f"--root {root} is for the paths of a CSV list, and no list is given; leave it out")
     cases: list[Case] = []
     for i, (folder, name) in enumerate(zip(images, _domains(images))):
-        domain = name if folder.is_dir() else None
-        found = find_cases(folder, masks=masks[i] if masks else None, root=root if folder.is_file() else None, domain=domain)
+        domain, above = (name, None) if folder.is_dir() else (None, root)
+        found = find_cases(folder, masks=masks[i] if masks else None, root=above, domain=domain)
         again = {case.domain for case in found} & {case.domain for case in cases}
         if again:
             raise InputError(
@@ -74,7 +76,9 @@ def check_cases(
     """
     read = functools.partial(load, preprocessing=preprocessing, task=task)
     good, bad = [], []
-    for case, result in tqdm(prefetch(read, cases), "checking", len(cases), unit="image", leave=False, disable=quiet or None):
+    for case, result in tqdm(
+        prefetch(read, cases), "checking", len(cases), unit="image", leave=False, disable=quiet or None
+    ):
         if isinstance(result, InputError):
             bad.append({"name": case.name, "domain": case.domain, "error": str(result)})
         else:

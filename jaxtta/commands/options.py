@@ -58,8 +58,8 @@ def build_method(
         name: in `METHODS`.
         model: the network.
         task: what is segmented.
-        settings: keywords of the method as text; `optimiser` is adam, sgd or adamw, `learning_rate` its rate, `select` is
-            norm_affine, everything or a regular expression over parameter paths.
+        settings: keywords of the method as text; `optimiser` is adam, sgd or adamw, `learning_rate` its rate, `select`
+            is norm_affine, everything or a regular expression over parameter paths.
         each_image_anew: start every image from the source (`episodic`).
         times: updates per image (`repeat`).
 

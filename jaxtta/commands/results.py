@@ -153,5 +153,7 @@ def describe(record: dict[str, Any]) -> str:
 def aligned(rows: list[list[str]]) -> str:
     """Rows as text: the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [[row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))] for row in rows]
+    lines = [
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))] for row in rows
+    ]
     return "\n".join("  ".join(line).rstrip() for line in lines)

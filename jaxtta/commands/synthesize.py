@@ -12,7 +12,13 @@ from jaxtta.data.synthetic import CENTRES, fundus
 
 
 def synthesize(
-    out: Path, *, centres: tuple[str, ...] = tuple(CENTRES), count: int = 20, size: int = 256, seed: int = 0, quiet: bool = False
+    out: Path,
+    *,
+    centres: tuple[str, ...] = tuple(CENTRES),
+    count: int = 20,
+    size: int = 256,
+    seed: int = 0,
+    quiet: bool = False,
 ) -> list[Path]:
     """Writes `OUT/<centre>/images/*.png` and `OUT/<centre>/masks/*.png` (255 background, 128 disc, 0 cup).
 

@@ -83,12 +83,15 @@ def train(plan: Training) -> dict[str, Any]:
     out = Path(plan.out)
     before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
     _check_numbers(plan)
+    plan.preprocessing.check_labels(plan.task)
     model = build({**plan.model, "classes": plan.task.classes, "channels": plan.preprocessing.channels})
     encoder = None if plan.encoder is None else _encoder(plan.encoder, model)
     cases = inputs.find_all(list(plan.images), list(plan.masks), root=plan.root)
     bare = next((case for case in cases if case.mask is None), None)
     if bare is not None:
-        raise InputError(f"{bare.image} has no mask; training needs one for each image: give --masks, or a list with a mask column")
+        raise InputError(
+            f"{bare.image} has no mask; training needs one for each image: give --masks, or a list with a mask column"
+        )
     checked = inputs.check_cases(cases, plan.preprocessing, plan.task, skip_bad=plan.skip_bad, quiet=plan.quiet)
     training, validation = _split(checked.cases, plan)
     identity = {
@@ -96,7 +99,10 @@ def train(plan: Training) -> dict[str, Any]:
         "model": model.config,
         "preprocessing": plan.preprocessing.to_dict(),
         "encoder": None if plan.encoder is None else checkpoint.load_manifest(plan.encoder)["sha256"],
-        **{name: getattr(plan, name) for name in ("optimiser", "learning_rate", "epochs", "batch", "augmentation", "seed")},
+        **{
+            name: getattr(plan, name)
+            for name in ("optimiser", "learning_rate", "epochs", "batch", "augmentation", "seed")
+        },
         "training": [f"{case.domain}/{case.name}" for case in training],
         "validation": [f"{case.domain}/{case.name}" for case in validation],
     }
@@ -130,7 +136,9 @@ def _fit(plan: Training, model: Model, encoder: Source | None, training: list[Ca
         began = time.perf_counter()
         infos = []
         batches = _batches(plan, read, training, epoch, steps)
-        bar = tqdm(batches, f"epoch {epoch + 1}/{plan.epochs}", steps, unit="step", leave=False, disable=plan.quiet or None)
+        bar = tqdm(
+            batches, f"epoch {epoch + 1}/{plan.epochs}", steps, unit="step", leave=False, disable=plan.quiet or None
+        )
         for batch in bar:
             state, info = step(key, state, batch)
             if infos:  # the step before is waited for, so that the bar shows what is done and not what is asked for
@@ -139,7 +147,7 @@ def _fit(plan: Training, model: Model, encoder: Source | None, training: list[Ca
         losses = {name: float(np.mean([float(info[name]) for info in infos])) for name in ("loss", *_others(infos[0]))}
         if not np.isfinite(losses["loss"]):
             raise InputError(
-                f"{out}: the loss is not finite in epoch {epoch + 1}; resume is of no use, start anew with a lower --learning-rate"
+                f"{out}: the loss is not finite in epoch {epoch + 1}; start anew with a lower --learning-rate"
             )
         source = Source(state.params, state.batch_stats)
         dice = _validate(plan, predict, source, read, validation)
@@ -163,7 +171,9 @@ def _save(plan: Training, model: Model, source: Source, state: TrainingState, lo
         "images": [str(path) for path in plan.images],
         "seed": plan.seed,
         "encoder": None if plan.encoder is None else str(plan.encoder),
-        "recipe": {name: getattr(plan, name) for name in ("optimiser", "learning_rate", "epochs", "batch", "augmentation")},
+        "recipe": {
+            name: getattr(plan, name) for name in ("optimiser", "learning_rate", "epochs", "batch", "augmentation")
+        },
         "result": row,
     }
     names = ["last"]
@@ -179,7 +189,7 @@ def _save(plan: Training, model: Model, source: Source, state: TrainingState, lo
 
 
 def _batches(plan: Training, read, cases: list[Case], epoch: int, steps: int) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of an epoch; what is drawn depends on seed, epoch and place alone. The last is filled from the first."""
+    """The batches of an epoch; what is drawn depends on seed, epoch and place alone; the last is filled up."""
     order = np.random.default_rng([plan.seed, epoch]).permutation(len(cases))
     order = np.resize(order, steps * plan.batch)
 
@@ -216,7 +226,10 @@ def _validate(plan: Training, predict, source: Source, read, cases: list[Case]) 
         scores.append([100 * metrics.dice(prediction[..., c], truth[..., c]) for c in range(front.start, front.stop)])
     if not scores:
         return {}
-    means = [float(np.mean(column[np.isfinite(column)])) if np.isfinite(column).any() else 0.0 for column in np.transpose(scores)]
+    means = [
+        float(np.mean(column[np.isfinite(column)])) if np.isfinite(column).any() else 0.0
+        for column in np.transpose(scores)
+    ]
     return {"dice": float(np.mean(means)), **{f"dice_{n}": v for n, v in zip(plan.task.names[front], means)}}
 
 
@@ -264,12 +277,16 @@ def _encoder(path: Path, model: Model) -> Source:
     for key in ("architecture", "depth", "width", "channels", "features", "norm"):
         theirs, ours = loaded.model.config.get(key), model.config.get(key)
         if theirs is not None and ours is not None and theirs != ours:
-            raise InputError(f"{path}: its encoder has {key} {theirs}, the network {ours}; give the network the same {key}")
+            raise InputError(
+                f"{path}: its encoder has {key} {theirs}, the network {ours}; give the network the same {key}"
+            )
     parts = Source(*({k: v for k, v in tree.items() if k.startswith("encoder")} for tree in loaded.source))
     own = jax.eval_shape(model.init, jax.random.key(0))
     for part, whole in zip(parts, own):
         shapes, expected = ({p: a.shape for p, a in zip(paths(t), jax.tree.leaves(t))} for t in (part, whole))
         expected = {p: shape for p, shape in expected.items() if p[0].startswith("encoder")}
         if shapes != expected:
-            raise InputError(f"{path}: its encoder is not of the network's shape; give the network its depth, width and features")
+            raise InputError(
+                f"{path}: its encoder is not of the network's shape; give the network its depth, width and features"
+            )
     return parts

@@ -53,6 +53,14 @@ class Preprocessing:
         """The pixel value each label is written as, for `images.write_label_png`."""
         return FUNDUS_VALUES if self.mask_values == "fundus" else self.mask_values
 
+    def check_labels(self, task: Task) -> None:
+        """Raises InputError when there are not as many mask values as labels of the task."""
+        if len(self.written_values) != task.labels:
+            raise InputError(
+                f"--mask-values {self.mask_values!r}: {len(self.written_values)} labels, the task has {task.labels}; "
+                "give one pixel value for each label, the background's first"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a manifest."""
         values = self.mask_values if self.mask_values == "fundus" else list(self.mask_values)

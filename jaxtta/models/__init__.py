@@ -1,15 +1,15 @@
 """Networks as pure functions: `build` makes a `Model` from a configuration that a checkpoint can hold."""
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtta import stats as statistics
-from jaxtta.core import Array, InputError, Key, Source, Tree
+from jaxtta.core import Array, InputError, Key, Source, Tree, paths
 from jaxtta.models.heads import HEADS
 from jaxtta.models.layers import NORMS
 from jaxtta.models.resunet import BLOCKS, ResUNet
@@ -67,25 +67,25 @@ def build(config: dict[str, Any]) -> Model:
     def init(key: Key) -> Source:
         images = jnp.zeros((1, *(module.stride,) * module.dimensions, module.channels), jnp.float32)
         shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, heads=module.heads))
-        params = shapes["params"]
         # One draw for all kernels: a draw for each would take XLA longer to compile than a training step.
-        total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-        drawn = jax.random.normal(key, (total,), jnp.float32)
-        ends = itertools.accumulate(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-        pieces = jax.tree.unflatten(jax.tree.structure(params), list(ends))
-        params = jax.tree.map_with_path(lambda path, leaf, end: _initial(path[-1].key, leaf, drawn, end), params, pieces)
-        stats = {} if "batch_stats" not in shapes else shapes["batch_stats"]
-        return Source(params, jax.tree.map_with_path(lambda path, leaf: _initial(path[-1].key, leaf, drawn, 0), stats))
+        sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])]
+        drawn = jnp.split(jax.random.normal(key, (sum(sizes),), jnp.float32), np.cumsum(sizes)[:-1])
+        params = _initial(shapes["params"], drawn)
+        stats = shapes.get("batch_stats", {})
+        return Source(params, _initial(stats, jax.tree.leaves(stats)))
 
     return Model(apply, init, config, module.heads, module.stride, module.dimensions, module.channels)
 
 
-def _initial(name: str, leaf: jax.ShapeDtypeStruct, drawn: Array, end: int) -> Array:
-    """What a variable starts from: kernels `N(0, 2 / fan in)` (He et al., ICCV 2015), scales and variances 1, the others 0."""
-    if name == "kernel":
-        fan_in = math.prod(leaf.shape[:-1])
-        return math.sqrt(2 / fan_in) * drawn[end - math.prod(leaf.shape) : end].reshape(leaf.shape)
-    return jnp.full(leaf.shape, 1.0 if name in ("scale", "variance") else 0.0, leaf.dtype)
+def _initial(shapes: Tree, drawn: list[Array]) -> Tree:
+    """What variables start from: kernels `N(0, 2 / fan in)` (He et al., ICCV 2015), scales and variances 1, others 0."""
+    leaves = []
+    for path, shape, normal in zip(paths(shapes), jax.tree.leaves(shapes), drawn):
+        if path[-1] == "kernel":
+            leaves.append(math.sqrt(2 / math.prod(shape.shape[:-1])) * normal.reshape(shape.shape))
+        else:
+            leaves.append(jnp.full(shape.shape, 1.0 if path[-1] in ("scale", "variance") else 0.0, shape.dtype))
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def require_heads(present: tuple[str, ...], wanted: tuple[str, ...]) -> None:

@@ -1,0 +1,38 @@
+"""What `--help` says beyond the arguments."""
+
+ABOUT = """Test-time adaptation of medical image segmentation in JAX.
+
+A model trained at one hospital fails on another scanner's images; jaxtta adapts it on the unlabelled images themselves.
+
+  jaxtta demo --out demo                        see the whole thing work on synthetic fundus photographs
+  jaxtta convert weights.pth --out source       PyTorch weights of a ResUNet become a checkpoint
+  jaxtta train --images I --masks M --out run   train a source model (the checkpoint is run/best)
+  jaxtta adapt --source source --images I --out result
+                                                masks, overlays and a table for a folder of images
+  jaxtta synthesize --out data                  folders of synthetic images to try things on
+"""
+
+SETTINGS = """options of the methods (--set key=value):
+  grata  auxiliary, pseudo   entropy, consistency, reconstruction, denoising, super_resolution or rotation
+         rate                quadratic, linear or fixed
+  grata, tent
+         optimiser           adam (default), sgd (momentum 0.99, Nesterov) or adamw
+         learning_rate       1e-4 by default
+         select              norm_affine (default), everything, or a regular expression over parameter paths
+
+what is written:
+  OUT/masks/NAME.png         label masks at each image's original size
+  OUT/overlays/NAME.png      contours on the image (solid: prediction; pale: reference)
+  OUT/probabilities/         with --probabilities: a 16-bit PNG for each image and class, 65535 is 1
+  OUT/predictions.csv        a row for each image: losses, cosine, rate factor, seconds, and scores if masks are given
+                             (Dice in percent; ASD, ASSD and HD95 in pixels of the original image)
+  OUT/run.json               versions, configuration, seed, device, digest of the source, means for each domain
+With several folders of images there is one folder of results for each; the state starts anew at each.
+"""
+
+TRAINED = """what is written:
+  OUT/best, OUT/last         source models for adapt --source; best: the highest Dice on the images kept aside
+  OUT/training.csv           a row for each epoch: losses, Dice, seconds
+  OUT/resume                 the state that --resume goes on from
+  OUT/run.json               versions, configuration, seed, device, which images were kept aside
+"""

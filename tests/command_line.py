@@ -1,0 +1,51 @@
+"""The command line, called in this process; a test module takes it with `pytest_plugins = ("command_line",)`."""
+
+import tempfile
+from typing import NamedTuple
+
+import jax
+import pytest
+
+from jaxtta import cli
+
+COMPILED = tempfile.TemporaryDirectory()
+
+
+class Said(NamedTuple):
+    """Exit status and what was printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def as_a_user():
+    """Ordinary promotion, as users have it (Optax needs it); programs compiled once for all calls of a session."""
+    settings = {
+        "jax_numpy_dtype_promotion": "standard",
+        "jax_numpy_rank_promotion": "allow",
+        "jax_compilation_cache_dir": COMPILED.name,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture
+def command(as_a_user, capsys):
+    """Runs the command line: `command("adapt", "--source", path, ...) -> Said`."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            status = end.code
+        return Said(status, *capsys.readouterr())
+
+    return call
