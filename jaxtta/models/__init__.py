@@ -78,7 +78,7 @@ def build(config: dict[str, Any]) -> Model:
 
 
 def _initial(shapes: Tree, drawn: list[Array]) -> Tree:
-    """What variables start from: kernels `N(0, 2 / fan in)` (He et al., ICCV 2015), scales and variances 1, others 0."""
+    """What variables start from: kernels `N(0, 2 / fan in)` (He et al., 2015), scales and variances 1, others 0."""
     leaves = []
     for path, shape, normal in zip(paths(shapes), jax.tree.leaves(shapes), drawn):
         if path[-1] == "kernel":
