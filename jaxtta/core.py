@@ -182,7 +182,7 @@ def copy(tree: Tree) -> Tree:
 
 
 def bind(
-    model: Any, source: Source, stats: Any, memory: Tree = None
+    model: Any, source: Source, stats: Any, *, memory: Tree = None
 ) -> Callable[[Tree], Callable[..., dict[str, Array]]]:
     """The network as an objective sees it: `bind(...)(adapted)` is
     `forward(images, heads=("segmentation",)) -> {head: array}`.

@@ -347,7 +347,7 @@ WRONG = [
     (["--activation", "softmax", "--classes", 1], ("softmax", "at least 2")),
     (["--activation", "tanh"], ("--activation", "tanh", "softmax")),
     (["--names", "disc"], ("2 classes", "disc")),
-    (["--mask-values", "0,1"], ("mask_values", "the task has 3")),
+    (["--mask-values", "0,1"], ("--mask-values", "the task has 3")),
     (["--mask-values", "a,b"], ("--mask-values", "fundus")),
     (["--mask-values", "0,1,2"], ("masks/0.png", "255", "mask_values")),
     (["--channels", 2], ("--channels", "2")),
