@@ -22,8 +22,10 @@ def resize_aligned(images: Array, size: tuple[int, ...]) -> Array:
     PyTorch's words.
 
     One small matrix product per axis, so that the gradient is a matrix product too, in full precision on every device.
+    Narrower dtypes are interpolated in float32: of rounded weights, those of one pixel would not sum to one.
     """
+    dtype, images = images.dtype, images.astype(np.promote_types(images.dtype, np.float32))
     for axis, (before, after) in enumerate(zip(images.shape[1:-1], size), start=1):
         weights = jnp.asarray(_weights(before, after, images.dtype))
         images = jnp.moveaxis(jnp.tensordot(weights, images, (1, axis), precision=jax.lax.Precision.HIGHEST), 0, axis)
-    return images
+    return images.astype(dtype)

@@ -5,7 +5,7 @@ from flax import linen as nn
 
 from jaxtta import stats
 from jaxtta.core import Array
-from jaxtta.models.layers import Norm, convolution, interleave
+from jaxtta.models.layers import Norm, convolution, dense, interleave
 from jaxtta.resize import resize_aligned
 
 IMAGE_HEADS = ("reconstruction", "denoising", "super_resolution")
@@ -71,6 +71,6 @@ class RotationHead(nn.Module):
     def __call__(self, x: Array) -> Array:
         width = x.shape[-1]
         x = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
-        x = nn.leaky_relu(nn.Dense(width // 2, name="dense1")(x), 0.2)
-        x = nn.leaky_relu(nn.Dense(width // 8, name="dense2")(x), 0.2)
-        return nn.Dense(ROTATIONS, name="dense3")(x)
+        x = nn.leaky_relu(dense(width // 2, name="dense1")(x), 0.2)
+        x = nn.leaky_relu(dense(width // 8, name="dense2")(x), 0.2)
+        return dense(ROTATIONS, name="dense3")(x)

@@ -1,11 +1,16 @@
 """The layers all networks share, for any number of spatial dimensions: one norm layer, convolutions, a doubling
 transposed convolution.
+
+A layer computes in the dtype of its input and returns that dtype; its parameters keep their own, float32 or better, and
+are cast on the way in. Statistics, and the arithmetic of a norm, are in float32 or better whatever the input is.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxtta import stats
@@ -35,7 +40,7 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         channels = images.shape[-1]
-        precise = images.dtype if images.dtype == jnp.float64 else jnp.float32
+        precise = np.promote_types(images.dtype, np.float32)
         x = images.astype(precise)
         scale = self.param("scale", nn.initializers.ones, (channels,), precise)
         shift = self.param("shift", nn.initializers.zeros, (channels,), precise)
@@ -79,12 +84,24 @@ def _divisor(channels: int, groups: int) -> int:
     return next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)
 
 
-def convolution(features: int, size: int, dimensions: int, *, stride: int = 1, bias: bool = True, name: str) -> nn.Conv:
+def convolution(
+    features: int, size: int, dimensions: int, *, stride: int = 1, bias: bool = True, name: str
+) -> Callable[[Array], Array]:
     """A convolution of the same size on every axis, padded symmetrically as PyTorch does (never "SAME", which is
     lopsided when strided).
     """
     padding = [(size // 2, size // 2)] * dimensions
-    return nn.Conv(features, (size,) * dimensions, (stride,) * dimensions, padding, use_bias=bias, name=name)
+
+    def convolve(x: Array) -> Array:
+        strides = (stride,) * dimensions
+        return nn.Conv(features, (size,) * dimensions, strides, padding, use_bias=bias, dtype=x.dtype, name=name)(x)
+
+    return convolve
+
+
+def dense(features: int, *, name: str) -> Callable[[Array], Array]:
+    """A dense layer over the channels."""
+    return lambda x: nn.Dense(features, dtype=x.dtype, name=name)(x)
 
 
 class Double(nn.Module):
@@ -99,11 +116,12 @@ class Double(nn.Module):
         *space, channels = images.shape[1:]
         corners = (2,) * len(space)
         init = nn.initializers.lecun_normal()
-        kernel = self.param("kernel", init, (*corners, channels, self.features), images.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), images.dtype)
+        precise = np.promote_types(images.dtype, np.float32)
+        kernel = self.param("kernel", init, (*corners, channels, self.features), precise).astype(images.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), precise).astype(images.dtype)
         matrix = jnp.moveaxis(kernel, -2, 0).reshape(channels, -1)
         blocks = (images.reshape(-1, channels) @ matrix).reshape(-1, *space, *corners, self.features)
-        return interleave(blocks) + bias.reshape((1,) * (images.ndim - 1) + (-1,))
+        return interleave(blocks) + _wide(bias, images)
 
 
 def interleave(blocks: Array) -> Array:
