@@ -8,6 +8,7 @@ Reference:
     Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation", AAAI 2025.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -24,6 +25,7 @@ Forward = Callable[..., dict[str, Array]]
 Objective = Callable[[Key, Forward, Array], Array]
 
 IDENTITY = views.Geometric("identity", lambda images: images, lambda images: images)
+LARGE = 192 * 192 * 3  # values of an image from which views are computed one after the other on CPU
 TURNS = (*views.GEOMETRIC, IDENTITY)
 
 
@@ -49,18 +51,27 @@ def entropy(task: Task, *, full: bool = False) -> Objective:
 def teacher(task: Task, forward: Forward, images: Array) -> Array:
     """Mean probabilities `[batch, *space, classes]` over the image and its five geometric views, each mapped back.
 
-    Every view is a forward pass with batch statistics of its own; views of one shape are computed side by side.
+    Every view is a forward pass with batch statistics of its own. Views of one shape are computed side by side, but
+    large images on CPU one after the other, where six at once fall out of its caches (`python -m experiments.speed`
+    measures both).
     """
-    stay = (IDENTITY, *(v for v in views.GEOMETRIC if v.name in ("horizontal_flip", "vertical_flip", "rotate_180")))
-    turn = tuple(v for v in views.GEOMETRIC if v not in stay)
-    groups = [stay + turn] if images.shape[-3] == images.shape[-2] else [stay, turn]
+
+    def likely(x: Array) -> Array:
+        return task.probabilities(forward(x)["segmentation"])
+
+    sideways = ("rotate_90", "rotate_270")
+    square = images.shape[-3] == images.shape[-2]
+    groups = [TURNS] if square else [[v for v in TURNS if (v.name in sideways) == s] for s in (False, True)]
     total = jnp.zeros((), images.dtype)
     for group in groups:
-        stacked = jnp.stack([view.apply(images) for view in group])
-        logits = jax.vmap(lambda x: forward(x)["segmentation"])(stacked)
-        probabilities = task.probabilities(logits)
+        shown = jnp.stack([view.apply(images) for view in group])
+        by_turns, at_once = functools.partial(jax.lax.map, likely), jax.vmap(likely)
+        if images[0].size < LARGE:
+            probabilities = at_once(shown)
+        else:
+            probabilities = jax.lax.platform_dependent(shown, cpu=by_turns, default=at_once)
         total += sum(view.inverse(p) for view, p in zip(group, probabilities))
-    return jax.lax.stop_gradient(total / (len(stay) + len(turn)))
+    return jax.lax.stop_gradient(total / len(TURNS))
 
 
 def consistency(task: Task, *, style: views.View = strong_style) -> Objective:

@@ -9,11 +9,12 @@ import optax
 import pytest
 from toys import all_finite, pictures, toy
 
-from jaxtta import stats, views
-from jaxtta.core import Task, bind, norm_affine, partition
+from jaxtta import objectives, run, stats, views
+from jaxtta.core import Method, Output, Task, bind, copy, norm_affine, partition
 from jaxtta.methods import METHODS
 from jaxtta.objectives import OBJECTIVES, TURNS, consistency, denoising, entropy, rotation, super_resolution, teacher
 from jaxtta.resize import resize_aligned
+from jaxtta.schedule import schedule
 
 KEY = jax.random.key(5)
 TASKS = {"sigmoid": Task(2, "sigmoid"), "softmax": Task(3, "softmax")}
@@ -97,6 +98,61 @@ def test_the_teacher_is_the_mean_over_views_one_by_one(activation, space):
     got, ones = both(images)
     assert len(ones) == 6
     np.testing.assert_allclose(got, np.mean(ones, axis=0), atol=1e-5)
+
+
+@pytest.fixture
+def ways(monkeypatch):
+    """`ways(function)`: its results with the views side by side and one after the other, each traced anew."""
+
+    def both(function):
+        results = []
+        for large in (10**9, 0):
+            monkeypatch.setattr(objectives, "LARGE", large)
+            results.append(jax.device_get(function()))
+        return results
+
+    return both
+
+
+@pytest.mark.parametrize("space", [(16, 16), (16, 20)])
+def test_views_one_after_the_other_give_the_same_teacher_also_mapped(ways, space):
+    model, task, source, _ = toy()
+    at = bind(model, source, stats.image())
+    adapted = partition(source.params, norm_affine)[0]
+    images = pictures(2, 1, *space, 3)
+
+    def run_it():
+        one = jax.jit(lambda images: teacher(task, at(adapted), images))(images[1])
+        return one, jax.jit(jax.vmap(lambda images: teacher(task, at(adapted), images)))(images)
+
+    at_once, by_turns = ways(run_it)
+    np.testing.assert_allclose(by_turns[0], at_once[0], atol=1e-5)
+    np.testing.assert_allclose(by_turns[1], at_once[1], atol=1e-5)
+    np.testing.assert_allclose(by_turns[1][1], by_turns[0], atol=1e-5)
+
+
+def test_views_one_after_the_other_give_the_same_gradient_in_streams_over_devices(ways):
+    model, task, source, space = toy()
+
+    def init(source, images):
+        return copy(partition(source.params, norm_affine)[0])
+
+    def step(key, source, adapted, images):
+        at = bind(model, source, stats.image())
+        loss, slope = jax.value_and_grad(lambda adapted: consistency(task)(key, at(adapted), images))(adapted)
+        adapted = jax.tree.map(lambda a, b: a - b, adapted, slope)
+        return adapted, Output(at(adapted)(images)["segmentation"], {"loss": loss})
+
+    method = Method(init, step, None)
+
+    def run_it():
+        streams = run.Streams(method, source, task, places=4, mesh=run.device_mesh(2))
+        images = np.asarray(pictures(4, 1, *space, 3))
+        return streams.step(KEY, schedule([1] * 4, 4)[0], streams.begin(images), images)
+
+    at_once, by_turns = ways(run_it)
+    for got, expected in zip(jax.tree.leaves(by_turns), jax.tree.leaves(at_once)):
+        np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_volumes_turn_slice_by_slice():
