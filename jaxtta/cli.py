@@ -1,15 +1,13 @@
 """The command line. JAX is imported only once a command's arguments are read, so that `--help` answers at once."""
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
 import jaxtta
-from jaxtta.commands.arguments import Parser, numbers, positive, seed, size, values, words
-from jaxtta.commands.texts import ABOUT, SETTINGS, TRAINED
-
-METHODS = ("source", "batch_statistics", "tent", "grata")
+from jaxtta.commands.arguments import Parser, numbers, positive, seed, words
+from jaxtta.commands.shared import add_data, add_method, add_output, add_task, plan
+from jaxtta.commands.texts import ABOUT, ADAPTED, EXPORTED, SETTINGS, TRAINED
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_adapt(commands)
     _add_train(commands)
     _add_convert(commands)
+    _add_export(commands)
     _add_demo(commands)
     _add_synthesize(commands)
     return parser
@@ -55,64 +54,51 @@ def _command(commands, name: str, summary: str, run, *, epilog: str = "") -> arg
     return parser
 
 
-def _plan(kind: type, options: argparse.Namespace, **own):
-    """A command's plan: `own` values, and of the arguments those that have the name of a field."""
-    names = [field.name for field in dataclasses.fields(kind) if field.name not in own]
-    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}, **own)
-
-
-def _add_data(parser: argparse.ArgumentParser, masks: str) -> None:
-    images = "folder of PNG, JPEG, TIFF or BMP files, or a CSV list with the columns image[,mask][,domain]"
-    parser.add_argument(
-        "--images", nargs="+", type=Path, required=True, metavar="PATH", help=f"{images}; one for each domain"
-    )
-    parser.add_argument("--masks", nargs="+", type=Path, default=[], metavar="PATH", help=masks)
-    parser.add_argument(
-        "--root", type=Path, metavar="PATH", help="what the paths of a list are relative to (its own folder)"
-    )
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out files that cannot be read, and list them in run.json"
-    )
-
-
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run that OUT holds")
-    parser.add_argument("--resume", action="store_true", help="go on with the run that OUT holds")
-    parser.add_argument("--seed", type=seed, default=0, help="of everything drawn at random (0)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-
-
 def _add_adapt(commands) -> None:
-    parser = _command(
-        commands, "adapt", "Adapt a source model to unlabelled images and write masks.", _adapt, epilog=SETTINGS
-    )
-    parser.add_argument(
-        "--source", type=Path, required=True, metavar="CHECKPOINT", help="folder that train or convert wrote"
-    )
-    parser.add_argument("--method", default="grata", metavar="NAME", help=f"{', '.join(METHODS)} (grata)")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options of the method, see below"
-    )
-    _add_data(parser, "folders of masks, one for each of --images, to score against; they adapt nothing")
+    summary = "Adapt a source model to unlabelled images and write masks."
+    parser = _command(commands, "adapt", summary, _adapt, epilog=f"{SETTINGS}\n{ADAPTED}")
+    add_method(parser)
+    add_data(parser, "folders of masks, one for each of --images, to score against; they adapt nothing")
     parser.add_argument("--episodic", action="store_true", help="start every image from the source again")
     parser.add_argument("--repeat", type=positive, default=1, metavar="N", help="updates for each image (1)")
+    parser.add_argument("--streams", type=positive, default=1, metavar="N", help="domains to adapt side by side (1)")
+    parser.add_argument("--devices", type=positive, metavar="N", help="split them over N devices (all that are of use)")
+    precision = "float32 (the device's default), highest (no TF32), or bfloat16 (statistics and losses stay float32)"
+    parser.add_argument("--precision", default="float32", metavar="NAME", help=precision)
+    parser.add_argument(
+        "--compilation-cache", type=Path, metavar="DIR", help="keep compiled programs in DIR, trusted code"
+    )
+    parser.add_argument("--distributed", action="store_true", help="share the domains among the processes of the job")
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of process 0, where the job does not tell by itself"
+    )
+    parser.add_argument("--processes", type=positive, metavar="N", help="how many there are, with --coordinator")
+    parser.add_argument("--process", type=int, metavar="I", help="which this is, from 0 on, with --coordinator")
     parser.add_argument(
         "--probabilities", action="store_true", help="write probability maps too, 16-bit PNG for each class"
     )
     parser.add_argument("--no-overlays", action="store_true", help="write no contour overlays")
-    _add_output(parser)
+    add_output(parser)
 
 
 def _adapt(options) -> None:
+    from jaxtta import distributed, run
     from jaxtta.commands.adapt import Adaptation, adapt
     from jaxtta.commands.options import parse_settings
     from jaxtta.commands.results import describe
+    from jaxtta.core import InputError
 
+    if options.compilation_cache is not None:
+        run.use_compilation_cache(options.compilation_cache)
+    if options.coordinator is None and (options.processes, options.process) != (None, None):
+        raise InputError("--processes and --process go with --coordinator HOST:PORT; give all three")
+    if options.distributed or options.coordinator is not None:
+        distributed.join(options.coordinator, processes=options.processes, process=options.process)
     settings, overlays = parse_settings(options.set), not options.no_overlays
-    plan = _plan(Adaptation, options, settings=settings, overlays=overlays)
-    record = adapt(plan)
+    quiet = options.quiet or not distributed.speaks()
+    record = adapt(plan(Adaptation, options, settings=settings, overlays=overlays, quiet=quiet))
+    if not distributed.speaks():
+        return
     print(describe(record))
     _tell_of_bad_files(record["bad"], len(record["cases"]), options.out)
     print(f"written to {options.out}")
@@ -123,29 +109,12 @@ def _tell_of_bad_files(bad: list, good: int, out: Path) -> None:
         print(f"{len(bad)} of {len(bad) + good} files could not be read and were left out; {out / 'run.json'} says why")
 
 
-def _add_task(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--activation", choices=("sigmoid", "softmax"), default="sigmoid",
-        help="sigmoid: nested structures, each label inside the one before (disc, cup); "
-        "softmax: exclusive classes (sigmoid)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--names", type=words, default=(), metavar="A,B", help="names of the output channels, for tables"
-    )
-    parser.add_argument("--size", type=size, default=(512, 512), metavar="N or HxW", help="size the network sees (512)")
-    parser.add_argument(
-        "--mask-values", type=values, metavar="V,V,...",
-        help="pixel value of each label in the masks, the background's first (0,1,2,...); or fundus: 255 background, "
-        "0 cup, between them disc",
-    )  # fmt: skip
-
-
 def _add_train(commands) -> None:
     summary = "Train a source model; defaults are the released recipe of the field."
     parser = _command(commands, "train", summary, _train, epilog=TRAINED)
-    _add_data(parser, "folders of masks, one for each of --images")
+    add_data(parser, "folders of masks, one for each of --images")
     parser.add_argument("--classes", type=int, default=2, help="output channels; softmax counts the background (2)")
-    _add_task(parser)
+    add_task(parser)
     parser.add_argument("--channels", type=int, default=3, choices=(1, 3), help="1 for grey images, 3 for colour (3)")
     parser.add_argument("--architecture", default="resunet", metavar="NAME", help="resunet or unet (resunet)")
     parser.add_argument("--depth", type=int, metavar="N", help="of resunet: 18, 34, 50, 101 or 152 (34)")
@@ -171,7 +140,7 @@ def _add_train(commands) -> None:
         "--validation", type=float, default=0.1, metavar="SHARE", help="kept aside to choose the best (0.1)"
     )
     parser.add_argument("--no-augmentation", action="store_true", help="show the images as they are")
-    _add_output(parser)
+    add_output(parser)
 
 
 def _train(options) -> None:
@@ -185,7 +154,7 @@ def _train(options) -> None:
     heads = HEADS[1:] if options.heads is None else () if options.heads == ("none",) else options.heads
     task = Task(options.classes, options.activation, options.names)
     values = options.mask_values or tuple(range(task.labels))
-    plan = _plan(
+    chosen = plan(
         Training,
         options,
         task=task,
@@ -193,7 +162,7 @@ def _train(options) -> None:
         model={**model, "heads": tuple(dict.fromkeys(("segmentation", *heads)))},
         augmentation=not options.no_augmentation,
     )
-    record = train(plan)
+    record = train(chosen)
     best = record["best"]
     _tell_of_bad_files(record["bad"], len(record["training"]) + len(record["validation"]), options.out)
     dice = f", validation Dice {best['dice']:.2f}" if "dice" in best else ""
@@ -214,7 +183,7 @@ def _add_convert(commands) -> None:
     parser.add_argument(
         "--without-heads", action="store_true", help="the weights may lack self-supervised heads (VPTTA's do)"
     )
-    _add_task(parser)
+    add_task(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint that OUT holds")
 
 
@@ -234,6 +203,24 @@ def _convert(options) -> None:
     )
     heads = ", ".join(manifest["model"]["heads"])
     print(f"{options.out}: {manifest['kind']} of {len(manifest['leaves'])} arrays, heads {heads}")
+
+
+def _add_export(commands) -> None:
+    summary = "Write a method's update and prediction as StableHLO programs, which run without jaxtta."
+    parser = _command(commands, "export", summary, _export, epilog=f"{SETTINGS}\n{EXPORTED}")
+    add_method(parser)
+    platforms = "where they are to run, of cpu, cuda, rocm and tpu (cpu,cuda,tpu)"
+    parser.add_argument("--platforms", type=words, default=("cpu", "cuda", "tpu"), metavar="A,B", help=platforms)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the export that OUT holds")
+
+
+def _export(options) -> None:
+    from jaxtta.commands.export import Export, export_method
+    from jaxtta.commands.options import parse_settings
+
+    record = export_method(plan(Export, options, settings=parse_settings(options.set)))
+    print(f"{options.out}: {', '.join(record['programs'])} of {record['method']} for {', '.join(record['platforms'])}")
 
 
 def _add_demo(commands) -> None:

@@ -6,26 +6,41 @@ laid out over devices. The state is donated: the buffers of one image's state be
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxtta.core import Array, Key, Learner, Method, Output, Source, Task, Tree
+from jaxtta.core import Array, InputError, Key, Learner, Method, Output, Source, Task, Tree
+from jaxtta.schedule import Tick
 from jaxtta.stats import Policy
 
 
 @functools.cache
-def compiled(method: Method) -> tuple[Callable[..., Tree], Callable[..., tuple[Tree, Output]]]:
-    """`init` and `step` of a method, each one compiled program; `step` draws its own key:
+def compiled(
+    method: Method, *, mesh: Mesh | None = None
+) -> tuple[Callable[..., Tree], Callable[..., tuple[Tree, Output]]]:
+    """`init` and `step` of a method for one stream, each one compiled program; `step` draws its own key:
     `(key, index, source, state, images)`.
+
+    With a mesh the images of a batch are split over its devices (their number must be a multiple of the devices');
+    statistics and losses stay those of the whole batch.
     """
 
     def step(key: Key, index: Array, source: Source, state: Tree, images: Array):
         return method.step(jax.random.fold_in(key, index), source, state, images)
 
-    return jax.jit(method.init), jax.jit(step, donate_argnums=3)
+    if mesh is None:
+        return jax.jit(method.init), jax.jit(step, donate_argnums=3)
+    everywhere, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("device"))
+    init = jax.jit(method.init, in_shardings=(everywhere, split), out_shardings=everywhere)
+    shardings = (everywhere, everywhere, everywhere, everywhere, split)
+    outcome = (everywhere, Output(split, everywhere))
+    return init, jax.jit(step, in_shardings=shardings, out_shardings=outcome, donate_argnums=3)
 
 
 def adapt(
@@ -72,45 +87,111 @@ def scan(method: Method, source: Source, images: Array, *, key: Key, stream: int
 
 
 def device_mesh(devices: int | None = None) -> Mesh:
-    """A mesh with the one axis `stream` over the first `devices` devices, or all."""
-    return jax.make_mesh((devices or jax.device_count(),), ("stream",), axis_types=(AxisType.Auto,))
+    """A mesh with the one axis `device` over the first `devices` devices of this process, or all of them.
+
+    Raises:
+        InputError: there are not as many.
+    """
+    there = jax.local_devices()
+    if devices is not None and not 1 <= devices <= len(there):
+        raise InputError(
+            f"{devices} devices asked for, {len(there)} there ({there[0].platform}); ask for 1 to {len(there)}"
+        )
+    chosen = there[:devices]
+    return jax.make_mesh((len(chosen),), ("device",), axis_types=(AxisType.Auto,), devices=chosen)
 
 
-def streams(method: Method, *, mesh: Mesh | None = None) -> Callable[..., Any]:
-    """Many streams side by side: `(key, source, images [stream, time, batch, *space, channels]) -> (states, outputs)`,
-    stacked.
+class Streams:
+    """Many streams side by side, in one compiled program for all places and devices.
 
-    Without a mesh the streams are vmapped on one device. With one they are also split over its devices (their number
-    must be a multiple of the devices'), the source on each.
+    The source is unmapped, one copy on each device; states and images have a leading axis of places, which is split
+    over the devices.
+
+    Attributes:
+        places: streams side by side; a multiple of the devices.
+        devices: over which they are split.
     """
 
-    def local(key: Key, numbers: Array, source: Source, images: Array):
-        return jax.vmap(lambda number, images: scan(method, source, images, key=key, stream=number))(numbers, images)
+    def __init__(self, method: Method, source: Source, task: Task, *, places: int = 1, mesh: Mesh | None = None):
+        """Compiles nothing yet; puts the source on the devices.
 
-    def sharded(key: Key, numbers: Array, source: Source, images: Array):
-        # Differentiating through a replicated source would sum gradients over devices: make it each device's own first.
-        return local(key, numbers, jax.lax.pcast(source, "stream", to="varying"), images)
+        Args:
+            method: what to run.
+            source: the pre-trained variables.
+            task: turns logits into probabilities.
+            places: streams side by side; rounded up to a multiple of the devices.
+            mesh: devices to split the places over; the default device when None.
+        """
+        self.devices = 1 if mesh is None else mesh.size
+        self.places = -(-places // self.devices) * self.devices
+        self._split = None if mesh is None else NamedSharding(mesh, P("device"))
+        self._source = jax.device_put(source, None if mesh is None else NamedSharding(mesh, P()))
 
-    if mesh is None:
-        run = jax.jit(local)
-    else:
-        specs = (P(), P("stream"), P(), P("stream"))
-        run = jax.jit(jax.shard_map(sharded, mesh=mesh, in_specs=specs, out_specs=P("stream")))
-    return lambda key, source, images: run(
-        key, jax.numpy.arange(images.shape[0], dtype=jax.numpy.uint32), source, images
-    )
+        def one(key: Key, tick: Tick, source: Source, state: Tree, images: Array):
+            state = _where(tick.index == 0, method.init(source, images), state)
+            key = jax.random.fold_in(jax.random.fold_in(key, tick.stream), tick.index)
+            after, output = method.step(key, source, state, images)
+            return _where(tick.active, after, state), (task.probabilities(output.logits), output.info)
+
+        def local(key: Key, tick: Tick, source: Source, states: Tree, images: Array):
+            if images.shape[0] > 1:
+                return jax.vmap(one, (None, 0, None, 0, 0))(key, tick, source, states, images)
+            # One place needs no mapping, which would turn convolutions with adapted kernels into grouped ones.
+            arguments = jax.tree.map(lambda leaf: leaf[0], (tick, states, images))
+            return jax.tree.map(lambda leaf: leaf[None], one(key, arguments[0], source, *arguments[1:]))
+
+        def sharded(key: Key, tick: Tick, source: Source, states: Tree, images: Array):
+            # Differentiating through a replicated source would sum gradients over devices: make it each device's own.
+            return local(key, tick, jax.lax.pcast(source, "device", to="varying"), states, images)
+
+        def begin(source: Source, images: Array):
+            return jax.vmap(method.init, (None, 0))(source, images)
+
+        step = local
+        if mesh is not None:
+            split = P("device")
+            step = jax.shard_map(sharded, mesh=mesh, in_specs=(P(), split, P(), split, split), out_specs=split)
+        self._begin = jax.jit(begin, out_shardings=self._split)
+        self._step = self._program = jax.jit(step, donate_argnums=3)
+
+    def begin(self, images: np.ndarray) -> Tree:
+        """The states of all places, `[places, ...]`; of the images `[places, batch, ...]` only the shape is used."""
+        return self._begin(self._source, self.put(images))
+
+    def put(self, values: Tree) -> Tree:
+        """Host arrays with a leading axis of places, on their devices."""
+        return jax.device_put(values, self._split)
+
+    def step(self, key: Key, tick: Tick, states: Tree, images: Array) -> tuple[Tree, tuple[Array, dict[str, Array]]]:
+        """One image of every place: `(states, (probabilities [places, batch, *space, classes], info))`.
+
+        Dispatched and not waited for; the states given are donated. A stream's first image starts it from the source; a
+        place that is not active keeps its state.
+        """
+        return self._step(key, self.put(tick), self._source, states, self.put(images))
+
+    def compile(self, key: Key, tick: Tick, states: Tree, images: np.ndarray) -> Any:
+        """Compiles `step` for arguments like these without running it; returns the program, to look at its
+        `memory_analysis()` and `cost_analysis()`."""
+        lowered = self._program.lower(key, self.put(tick), self._source, states, self.put(images))
+        self._step = lowered.compile()
+        return self._step
+
+
+def _where(condition: Array, first: Tree, second: Tree) -> Tree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), first, second)
+
+
+def use_compilation_cache(folder: Path) -> None:
+    """Keeps compiled programs in a folder, for later processes of the same user: what lies there is run as code."""
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder).absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def check(method: Method, source: Source, images: Array) -> None:
     """Traces a method without computing anything, so that what does not fit is said before a run begins."""
     state = jax.eval_shape(method.init, source, images)
     jax.eval_shape(method.step, jax.random.key(0), source, state, images)
-
-
-def warm_up(method: Method, source: Source, images: Array, *, key: Key) -> None:
-    """Compiles a method for images of this shape, and waits for it; leaves nothing behind."""
-    for state, _ in adapt(method, source, [images], key=key):
-        jax.block_until_ready(state)
 
 
 def compiled_learner(learner: Learner) -> tuple[Callable[..., Tree], Callable[..., tuple[Tree, dict[str, Array]]]]:

@@ -22,8 +22,8 @@ from folders import (
 )
 
 from jaxtta import metrics
-from jaxtta.commands import adapt as adapt_module
 from jaxtta.commands import options as options_module
+from jaxtta.commands import results, serving
 from jaxtta.methods import METHODS
 from jaxtta.objectives import OBJECTIVES
 
@@ -98,7 +98,8 @@ def test_run_json_tells_everything_needed_to_repeat_the_run(command, place, tmp_
     assert run["settings"] == {"learning_rate": "0.01", "rate": "quadratic"}
     assert run["source_sha256"] == json.loads((place / "nested" / "manifest.json").read_text())["sha256"]
     assert {"jaxtta", "python", "jax", "jaxlib", "numpy"} <= set(run["versions"])
-    assert run["device"] and run["source"] == str(place / "nested") and run["images"] == [str(folder / "images")]
+    assert len(run["devices"]) == run["places"] == 1
+    assert run["source"] == str(place / "nested") and run["images"] == [str(folder / "images")]
     assert run["bad"] == [] and run["cases"] == ["images/0", "images/1", "images/2"]
     assert run["domains"]["images"]["images"] == 3 and "dice" not in run
     cosines = [float(row["cosine"]) for row in table(out)]
@@ -285,8 +286,8 @@ class Kill:
     """Stops a run after so many images are finished, as Ctrl-C does."""
 
     def __init__(self, monkeypatch, after):
-        self.left, self.finish = after, adapt_module.results.finish
-        monkeypatch.setattr(adapt_module.results, "finish", self)
+        self.left, self.finish = after, results.finish
+        monkeypatch.setattr(results, "finish", self)
 
     def __call__(self, *arguments, **keywords):
         if self.left == 0:
@@ -314,7 +315,7 @@ def test_a_killed_run_is_resumed_to_the_same_results(command, place, whole, tmp_
     if not whole.exists():
         succeeded(command(*grata_call(place, whole)))
     if saving:
-        monkeypatch.setattr(adapt_module, "SAVE_SECONDS", 0.0)
+        monkeypatch.setattr(serving, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         Kill(patch, after)
         said = command(*grata_call(place, out))
@@ -324,13 +325,13 @@ def test_a_killed_run_is_resumed_to_the_same_results(command, place, whole, tmp_
     done = len(table(out))
     assert done == after if saving else done <= after
     # Resumed, it computes the images that are left and no other.
-    left, finish = [], adapt_module.results.finish
+    left, finish = [], results.finish
 
     def noted(sample, *arguments, **keywords):
         left.append(sample.case.name)
         return finish(sample, *arguments, **keywords)
 
-    monkeypatch.setattr(adapt_module.results, "finish", noted)
+    monkeypatch.setattr(results, "finish", noted)
     succeeded(command(*grata_call(place, out, "--resume")))
     assert len(left) == (5 - after if saving else 5)
     assert timeless(table(out)) == timeless(table(whole))
@@ -411,3 +412,92 @@ def test_resume_begins_a_run_that_is_not_there(command, place, tmp_path):
     call = ["adapt", "--source", place / "nested", "--method", "source", "--images", place / "south" / "images"]
     succeeded(command(*call, "--out", tmp_path / "new" / "folder", "--resume"))
     assert len(table(tmp_path / "new" / "folder")) == 2
+
+
+def three_domains(place, out, *more):
+    """A run over domains of three, two and four images."""
+    folders = [place / name for name in ("north", "south", "mixed")]
+    call = ["adapt", "--source", place / "nested", "--images", *(folder / "images" for folder in folders)]
+    return [*call, "--masks", *(folder / "masks" for folder in folders), "--out", out, *more]
+
+
+def same_run(out, expected, count=9):
+    """The same rows, seconds aside, within rounding, and the same masks."""
+    got, want = timeless(table(out)), timeless(table(expected))
+    assert [list(row) for row in got] == [list(row) for row in want]
+    for a, b in zip(got, want):
+        assert [a.pop(key) for key in ("domain", "name")] == [b.pop(key) for key in ("domain", "name")]
+        np.testing.assert_allclose([float(v) for v in a.values()], [float(v) for v in b.values()], 1e-5, 1e-5)
+    assert same_pictures(out, expected) == count
+
+
+@pytest.mark.parametrize("method, layout", [(GRATA, (2, 1)), (TENT, (2, 2))])
+def test_domains_side_by_side_give_the_same_as_one_after_the_other(command, place, tmp_path, method, layout):
+    alone = place / f"alone-{method[1]}"
+    if not alone.exists():
+        succeeded(command(*three_domains(place, alone, *method)))
+    streams, devices = layout
+    layout = ("--streams", streams, "--devices", devices)
+    succeeded(command(*three_domains(place, tmp_path / "out", *method, *layout)))
+    same_run(tmp_path / "out", alone)
+    run, once = record(tmp_path / "out"), record(alone)
+    assert run["streams"] == streams and len(run["devices"]) == devices and run["places"] == 2
+    assert run["dice"] == pytest.approx(once["dice"], rel=1e-5) and run["cases"] == once["cases"]
+
+
+def test_domains_of_a_list_side_by_side(command, place, tmp_path):
+    lines = ["image,mask,domain"]
+    for k, i in itertools.product(("north", "south"), range(2)):
+        lines.append(f"{k}/images/{i}.png,{k}/masks/{i}.png,{'left' if i else 'right'}")
+    lines.append("north/images/2.png,north/masks/2.png,right")
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    call = ["adapt", "--source", place / "nested", *TENT, "--images", tmp_path / "all.csv", "--root", place]
+    succeeded(command(*call, "--out", tmp_path / "one"))
+    succeeded(command(*call, "--out", tmp_path / "two", "--streams", 5))
+    assert [row["domain"] for row in table(tmp_path / "two")] == ["right"] * 3 + ["left"] * 2
+    same_run(tmp_path / "two", tmp_path / "one", 5)
+    assert record(tmp_path / "two")["places"] == 2
+
+
+@pytest.mark.parametrize("after, devices", [(2, 1), (6, 2)])
+def test_killed_streams_are_resumed_to_the_same_results(command, place, tmp_path, monkeypatch, after, devices):
+    layout = (*TENT, "--streams", 2, "--devices", devices)
+    out = tmp_path / "out"
+    monkeypatch.setattr(serving, "SAVE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        Kill(patch, after)
+        assert command(*three_domains(place, out, *layout)).status == 130
+    assert record(out)["status"] == "running" and (out / "resume").is_dir()
+    left, finish = [], results.finish
+
+    def noted(sample, *arguments, **keywords):
+        left.append(sample.case.name)
+        return finish(sample, *arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "finish", noted)
+        succeeded(command(*three_domains(place, out, *layout, "--resume")))
+    assert len(left) <= 9 - after + 1  # a tick of two may have been cut in half
+    alone = place / "alone-tent"
+    if not alone.exists():
+        succeeded(command(*three_domains(place, alone, *TENT)))
+    same_run(out, alone)
+    assert record(out)["status"] == "finished" and not (out / "resume").exists()
+    refused(command(*three_domains(place, out, *TENT, "--streams", 3, "--resume")), "streams")
+
+
+def test_precision_reaches_the_network_and_is_one_of_the_choices(command, place, tmp_path):
+    call = ["adapt", "--source", place / "nested", *TENT, "--images", place / "south" / "images", "--no-overlays"]
+    succeeded(command(*call, "--out", tmp_path / "narrow", "--precision", "bfloat16"))
+    succeeded(command(*call, "--out", tmp_path / "plain"))
+    assert record(tmp_path / "narrow")["precision"] == "bfloat16"
+    narrow, plain = ([float(row["loss"]) for row in table(tmp_path / name)] for name in ("narrow", "plain"))
+    assert narrow != plain
+    np.testing.assert_allclose(narrow, plain, rtol=0.05)
+    said = command(*call, "--out", tmp_path / "none", "--precision", "float8")
+    refused(said, "float8", "float32, highest, bfloat16", out=tmp_path / "none")
+
+
+def test_devices_that_are_not_there_are_refused(command, place, tmp_path):
+    call = ["adapt", "--source", place / "nested", *TENT, "--images", place / "south" / "images", "--devices", 99]
+    refused(command(*call, "--out", tmp_path / "out"), "99 devices", "1 to 4", out=tmp_path / "out")

@@ -9,12 +9,12 @@ import pytest
 from folders import dataset, pixels, refused, source_model, succeeded, table
 
 import jaxtta
-from jaxtta import cli
+from jaxtta.commands import shared
 from jaxtta.methods import METHODS
 
 pytest_plugins = ("command_line",)
 
-COMMANDS = ("adapt", "train", "convert", "demo", "synthesize")
+COMMANDS = ("adapt", "train", "convert", "export", "demo", "synthesize")
 
 
 def python(*arguments):
@@ -69,7 +69,7 @@ def test_every_command_explains_itself(command, name):
 def test_the_help_lists_the_commands_and_methods(command):
     said = succeeded(command("--help"))
     assert all(name in said.out for name in COMMANDS)
-    assert tuple(METHODS) == cli.METHODS
+    assert tuple(METHODS) == shared.METHODS
     assert all(name in command("adapt", "--help").out for name in METHODS)
 
 

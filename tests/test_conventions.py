@@ -19,10 +19,10 @@ TEXTS = [ROOT / "README.md", *FILES.values(), *SCRIPTS, *sorted((ROOT / "experim
 # Who may import whom: a module imports from layers before its own, and from its own package.
 LAYERS = (
     {"core"},
-    {"stats", "views", "style", "resize", "memory", "metrics", "data"},
+    {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "data"},
     {"losses", "objectives", "models"},
     {"methods", "wrappers", "checkpoint", "torch_import"},
-    {"run", "train", "transfer", "pretrain", "plots"},
+    {"run", "train", "transfer", "pretrain", "plots", "export"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -37,12 +37,13 @@ ONE_FILE_OWNS = {
 DEVICE_WORDS = {"jit", "pmap", "shard_map", "psum", "pmean", "pcast", "all_gather", "axis_index"}
 DEVICE_FILES = {
     "run.py": DEVICE_WORDS,
+    "export.py": {"jit"},  # what is exported is a compiled program
     "models/__init__.py": {"jit"},  # `init` alone: traced once, its forward pass is never run
-    "commands/adapt.py": {"jit"},  # above run.py: the probabilities of what a step has predicted
+    "distributed.py": {"jit"},  # the word that all processes agree on
 }
 PRINTING = ("commands/", "cli.py", "train.py", "plots.py")
 # What runs, is run or is written may stand before the data it is given; an index belongs to its key.
-BEFORE_SOURCE = {"method", "model", "path", "index"}
+BEFORE_SOURCE = {"self", "method", "model", "path", "index"}
 # The published methods say where; this one is no method.
 UNPUBLISHED = {"source"}
 

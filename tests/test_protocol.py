@@ -19,10 +19,20 @@ from toys import all_finite, assert_trees_close, pictures, toy
 from jaxtta import methods, run
 from jaxtta.core import copy
 from jaxtta.methods import METHODS
+from jaxtta.schedule import schedule
 from jaxtta.wrappers import guarded
 
 KEY = jax.random.key(7)
 STREAMS, TIME = 4, 3
+# Places, devices and images of each stream: one place for all, a place that takes a new stream, idle places, streams
+# that the devices do not divide.
+LAYOUTS = {
+    "1 device": (1, 1, (3, 1, 2)),
+    "vmapped": (2, None, (1, 3, 2, 1)),
+    "2 devices": (2, 2, (1, 3, 2, 1)),
+    "3 streams on 2 devices": (3, 2, (2, 3, 1)),
+    "3 streams on 4 devices": (3, 4, (2, 3, 1)),
+}
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 TASKS = {"2-D sigmoid": (2, "sigmoid"), "3-D softmax": (3, "softmax")}
 
@@ -59,14 +69,51 @@ class Subject:
         return self.method.init(self.source, self.image)
 
     @functools.cached_property
+    def history(self):
+        """States and outputs of the step loop, `[stream][time]`."""
+        return [
+            [copy(pair) for pair in run.adapt(self.counted, self.source, images, key=KEY, stream=number)]
+            for number, images in enumerate(self.images)
+        ]
+
+    @functools.cached_property
     def looped(self):
         """Final states and outputs of the step loop, stacked over the streams."""
-        streams = []
-        for number in range(STREAMS):
-            pairs = list(run.adapt(self.counted, self.source, self.images[number], key=KEY, stream=number))
-            outputs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[output for _, output in pairs])
-            streams.append((pairs[-1][0], outputs))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *streams)
+        return stacked([(pairs[-1][0], stacked([output for _, output in pairs])) for pairs in self.history])
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def at_place(place, tree):
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[place], tree)
+
+
+def assert_side_by_side(subject, method, places, devices, lengths):
+    """Streams, driven by the schedule, equal the step loop: states, probabilities and info of every image."""
+    mesh = devices and run.device_mesh(devices)
+    streams = run.Streams(method, subject.source, subject.task, places=places, mesh=mesh)
+    assert streams.places % (devices or 1) == 0 and streams.places - places in range(devices or 1)
+    shape = (streams.places, *subject.image.shape)
+    states, seen = streams.begin(np.zeros(shape, np.float32)), set()
+    for tick in schedule(lengths, streams.places):
+        images = np.full(shape, 0.5, np.float32)
+        there = [(place, tick.stream[place], tick.index[place]) for place in np.flatnonzero(tick.active)]
+        for place, stream, index in there:
+            images[place] = subject.images[stream, index]
+        before = jax.tree.map(np.array, states)
+        states, (probabilities, info) = streams.step(KEY, tick, states, images)
+        for place, stream, index in there:
+            state, output = subject.history[stream][index]
+            got = at_place(place, (states, probabilities, info))
+            got[2].pop("skipped", None)
+            assert_trees_close(got, (state, subject.task.probabilities(output.logits), output.info), **CLOSE)
+            seen.add((stream, index))
+        for place in np.flatnonzero(~tick.active):
+            kept, held = (at_place(place, tree) for tree in (states, before))
+            assert_trees_close(kept, held)
+    assert seen == {(stream, index) for stream, length in enumerate(lengths) for index in range(length)}
 
 
 @functools.cache
@@ -154,11 +201,17 @@ def test_a_scan_equals_the_step_loop(subject):
     assert_trees_close(scan(subject.source, subject.images[1], key=KEY), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("devices", [None, 4])
-def test_many_streams_on_one_device_or_four_equal_the_step_loop(subject, devices):
-    mesh = devices and run.device_mesh(devices)
-    states = run.streams(subject.method, mesh=mesh)(KEY, subject.source, subject.images)
-    assert_trees_close(states, subject.looped, **CLOSE)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", METHODS)
+def test_streams_side_by_side_equal_the_step_loop(name, layout):
+    subject = subject_of(name, "2-D sigmoid")
+    assert_side_by_side(subject, subject.method, *LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_guarded_streams_of_volumes_side_by_side_equal_the_step_loop(name):
+    subject = subject_of(name, "3-D softmax")
+    assert_side_by_side(subject, guarded(subject.method), *LAYOUTS["3 streams on 2 devices"])
 
 
 def test_pmap_of_the_scan_equals_the_step_loop(subject):

@@ -1,29 +1,21 @@
 """`jaxtta adapt`: a source model meets unlabelled images; masks, overlays and a table of evidence come out."""
 
 import dataclasses
-import functools
+import json
 import shutil
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from jaxtta import checkpoint, run
 from jaxtta.commands import inputs, options, output, results
-from jaxtta.core import InputError, Source, copy
+from jaxtta.commands.serving import Share, serve
 from jaxtta.data.cases import Case
-from jaxtta.data.prefetch import prefetch
-from jaxtta.data.preprocessing import Sample, load
-
-SAVE_SECONDS = 60.0
+from jaxtta.distributed import together
+from jaxtta.models.precision import with_precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +32,9 @@ class Adaptation:
         settings: the method's options as text.
         episodic: start every image from the source.
         repeat: updates per image.
+        streams: domains to adapt side by side.
+        devices: how many devices to split them over; as many as are of use when None.
+        precision: of the products, see `jaxtta.models.precision`.
         seed: of the keys.
         probabilities: write probability maps too.
         overlays: write contour overlays.
@@ -58,6 +53,9 @@ class Adaptation:
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
     episodic: bool = False
     repeat: int = 1
+    streams: int = 1
+    devices: int | None = None
+    precision: str = "float32"
     seed: int = 0
     probabilities: bool = False
     overlays: bool = True
@@ -77,21 +75,95 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
         InputError: anything wrong with the input; nothing has been written then.
     """
     out = Path(plan.out)
+    ready = together(lambda: _ready(plan))
+    share, loaded, streams, checked = ready.share, ready.loaded, ready.streams, ready.checked
+    reads = [path for case in ready.cases for path in (case.image, case.mask) if path is not None]
+    first = share.number == 0
+    together(lambda: first and ready.before is None and output.begin_output(out, [Path(plan.source), *reads]))
+    record = {
+        "status": "running",
+        **ready.identity,
+        "source": str(plan.source),
+        "images": [str(path) for path in plan.images],
+        "bad": checked.bad,
+        "devices": [str(device) for device in jax.local_devices()[: streams.devices]],
+        "places": streams.places,
+        "versions": checkpoint.versions(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    _written(out, share, record)
+    began = time.perf_counter()
+    names = list(dict.fromkeys(case.domain for case in ready.cases))
+    domains = {names.index(name): [c for c in checked.cases if c.domain == name] for name in names}
+    domains = {number: group for number, group in domains.items() if group}
+    compile_seconds, _ = together(lambda: serve(plan, loaded, streams, domains, several=len(names) > 1, share=share))
+    seconds = {"compile_seconds": round(compile_seconds, 3), "seconds": round(time.perf_counter() - began, 3)}
+    rows = together(lambda: _rows(out, share, ready.cases))
+    record |= {"status": "finished", **seconds, **results.summary(rows, loaded.task)}
+    together(lambda: first and results.write_rows(out / results.TABLE, rows))
+    record = _written(out, share, record)
+    if share.count > 1:
+        (out / share.file(results.TABLE)).unlink()
+    shutil.rmtree(out / share.file("resume"), ignore_errors=True)
+    return record
+
+
+class Ready(NamedTuple):
+    """What is known before anything is written.
+
+    Attributes:
+        share: which of the processes this is.
+        loaded: the source's checkpoint.
+        streams: the method, to be compiled.
+        cases: of all processes.
+        checked: of this process, read once.
+        identity: what a run that is resumed must have in common with the one before; its cases are this process's.
+        before: the `run.json` of the run to resume.
+    """
+
+    share: Share
+    loaded: checkpoint.Checkpoint
+    streams: run.Streams
+    cases: list[Case]
+    checked: inputs.Checked
+    identity: dict[str, Any]
+    before: dict[str, Any] | None
+
+
+def _ready(plan: Adaptation) -> Ready:
+    out = Path(plan.out)
     before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
     loaded = checkpoint.load(plan.source)
     method = options.build_method(
-        plan.method, loaded.model, loaded.task, plan.settings, each_image_anew=plan.episodic, times=plan.repeat
+        plan.method,
+        with_precision(loaded.model, plan.precision),
+        loaded.task,
+        plan.settings,
+        each_image_anew=plan.episodic,
+        times=plan.repeat,
     )
     cases = inputs.find_all(list(plan.images), list(plan.masks), root=plan.root)
-    source = jax.device_put(loaded.source)
-    blank = jnp.zeros((1, *loaded.preprocessing.size, loaded.preprocessing.channels), jnp.float32)
-    run.check(method, source, blank)
-    checked = inputs.check_cases(cases, loaded.preprocessing, loaded.task, skip_bad=plan.skip_bad, quiet=plan.quiet)
+    blank = jax.ShapeDtypeStruct((1, *loaded.preprocessing.size, loaded.preprocessing.channels), np.float32)
+    run.check(method, loaded.source, blank)
+    names = list(dict.fromkeys(case.domain for case in cases))
+    share = Share(jax.process_index(), jax.process_count())
+    own = [case for case in cases if share.has(names.index(case.domain))]
+    places = max(1, min(plan.streams, len({case.domain for case in own})))
+    wanted = plan.devices or min(jax.local_device_count(), places)
+    mesh = None if wanted == 1 else run.device_mesh(wanted)
+    streams = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh)
+    checked = inputs.Checked([], [])
+    if own:
+        reading = {"skip_bad": plan.skip_bad, "quiet": plan.quiet}
+        checked = inputs.check_cases(own, loaded.preprocessing, loaded.task, **reading)
     identity = {
         "method": plan.method,
         "settings": plan.settings,
+        "precision": plan.precision,
         "episodic": plan.episodic,
         "repeat": plan.repeat,
+        "streams": plan.streams,
+        "processes": share.count,
         "seed": plan.seed,
         "probabilities": plan.probabilities,
         "overlays": plan.overlays,
@@ -100,110 +172,27 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
     }
     if before is not None:
-        output.same_run(out, before, identity)
-    else:
-        reads = [path for case in cases for path in (case.image, case.mask) if path is not None]
-        output.begin_output(out, [Path(plan.source), *reads])
-    record = {
-        "status": "running",
-        **identity,
-        "source": str(plan.source),
-        "images": [str(path) for path in plan.images],
-        "bad": checked.bad,
-        "device": str(jax.devices()[0]),
-        "versions": checkpoint.versions(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    output.write_json(out / output.RUN, record)
-    began = time.perf_counter()
-    run.warm_up(method, source, blank, key=jax.random.key(plan.seed))
-    record["compile_seconds"] = round(time.perf_counter() - began, 3)
-    rows = _stream(plan, loaded, method, source, blank, checked.cases)
-    record |= {
-        "status": "finished",
-        "seconds": round(time.perf_counter() - began, 3),
-        **results.summary(rows, loaded.task),
-    }
-    output.write_json(out / output.RUN, record)
-    shutil.rmtree(out / "resume", ignore_errors=True)
-    return record
+        others = set(names) - {case.domain for case in own}  # their cases are for other processes to compare
+        theirs = [case for case in before.get("cases", []) if case.split("/")[0] not in others]
+        output.same_run(out, {**before, "cases": theirs}, identity)
+    return Ready(share, loaded, streams, cases, checked, identity, before)
 
 
-def _stream(plan, loaded: checkpoint.Checkpoint, method, source: Source, blank, cases: list[Case]) -> list[dict]:
-    """All domains, one after the other; returns a row for each case."""
-    out, key = Path(plan.out), jax.random.key(plan.seed)
-    folders = results.Folders(out, probabilities=plan.probabilities, overlays=plan.overlays)
-    several = len({case.domain for case in cases}) > 1
-    rows, state = _resumed(out, plan.resume, jax.eval_shape(method.init, source, blank), cases)
-    first = len(rows)
-    bar = tqdm(total=len(cases), initial=first, desc=plan.method, unit="image", disable=plan.quiet or None)
-    with ThreadPoolExecutor(2) as pool, bar, results.Table(out / results.TABLE, rows) as table:
-        for number, (domain, group) in enumerate(groupby(enumerate(cases), key=lambda item: item[1].domain)):
-            numbered = list(group)
-            start = numbered[0][0]
-            todo = [case for i, case in numbered if i >= first]
-            if not todo:
-                continue
-            resumed = state if first > start else None
-            place = max(first - start, 0)
-            finish = functools.partial(results.finish, folders=folders.of(domain if several else ""), loaded=loaded)
-            steps = _outputs(loaded, method, source, todo, key=key, stream=number, state=resumed, first=place)
-            saved = time.perf_counter()
-            waiting: deque[Future] = deque()
-            for sample, state, probabilities, info, seconds in steps:
-                waiting.append(pool.submit(finish, sample, probabilities, info, seconds))
-                while waiting and (waiting[0].done() or len(waiting) > 8):
-                    _report(bar, table, waiting.popleft().result())
-                if time.perf_counter() - saved > SAVE_SECONDS:
-                    kept = jax.device_get(state)
-                    while waiting:
-                        _report(bar, table, waiting.popleft().result())
-                    checkpoint.save_state(out / "resume", kept, {"rows": len(table.rows)})
-                    saved = time.perf_counter()
-            while waiting:
-                _report(bar, table, waiting.popleft().result())
-    return table.rows
+def _rows(out: Path, share: Share, cases: list[Case]) -> list[dict]:
+    """The rows of all processes, in the order of the cases."""
+    tables = [out / Share(number, share.count).file(results.TABLE) for number in range(share.count)]
+    return results.in_order([row for table in tables for row in results.read_rows(table)], cases)
 
 
-def _outputs(loaded, method, source, cases, *, key, stream, state, first) -> Iterator[tuple]:
-    """`(sample, state, probabilities, info, seconds)` of each case of a domain; meanwhile the next ones are read."""
-    samples: deque[Sample] = deque()
-    read = functools.partial(load, preprocessing=loaded.preprocessing, task=loaded.task)
-    likely = jax.jit(loaded.task.probabilities)
-
-    def images() -> Iterator[jax.Array]:
-        for _, sample in prefetch(read, cases):
-            if isinstance(sample, InputError):
-                raise sample
-            samples.append(sample)
-            yield jax.device_put(sample.image[None])
-
-    began = time.perf_counter()
-    for after, out in run.adapt(method, source, images(), key=key, stream=stream, state=state, first=first):
-        probabilities, info = jax.device_get((likely(out.logits)[0], out.info))
-        now = time.perf_counter()
-        yield samples.popleft(), after, np.asarray(probabilities), {k: float(v) for k, v in info.items()}, now - began
-        began = now
-
-
-def _resumed(out: Path, resume: bool, like: Any, cases: list[Case]) -> tuple[list[dict], Any]:
-    """The rows that stand and the state after them; none and None when there is nothing to go on from."""
-    if not resume or not (out / results.TABLE).is_file():
-        return [], None
-    rows = results.read_rows(out / results.TABLE)
-    if len(rows) == len(cases):
-        return rows, None
-    if not (out / "resume").is_dir():
-        return [], None
-    state, manifest = checkpoint.load_state(out / "resume", like)
-    if len(rows) < manifest["rows"]:  # stopped while the table was written anew: the state is ahead of it
-        return [], None
-    return rows[: manifest["rows"]], copy(state)
-
-
-def _report(bar: tqdm, table: "results.Table", row: dict) -> None:
-    table.add(row)
-    scores = [r["dice"] for r in table.rows if np.isfinite(r.get("dice", np.nan))]
-    if scores:
-        bar.set_postfix_str(f"Dice {np.mean(scores):.2f}", refresh=False)
-    bar.update()
+def _written(out: Path, share: Share, record: dict[str, Any]) -> dict[str, Any]:
+    """Writes `run.json` for all processes and returns it."""
+    parts = [out / Share(number, share.count).file(output.RUN) for number in range(share.count)]
+    together(lambda: output.write_json(parts[share.number], record))
+    if share.count == 1:
+        return record
+    records = together(lambda: [json.loads(part.read_text()) for part in parts])
+    whole = record | {key: [item for r in records for item in r[key]] for key in ("cases", "bad", "devices")}
+    whole |= {key: max(r[key] for r in records) for key in ("compile_seconds", "seconds") if key in record}
+    together(lambda: share.number == 0 and output.write_json(out / output.RUN, whole))
+    together(lambda: parts[share.number].unlink())
+    return whole

@@ -1,6 +1,7 @@
 """What an adaptation leaves behind: masks, probability maps, overlays, a row per image, and the summary."""
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from jaxtta import metrics
 from jaxtta.checkpoint import Checkpoint
 from jaxtta.core import Task
 from jaxtta.data import images, overlays
+from jaxtta.data.cases import Case
 from jaxtta.data.preprocessing import Sample, restore
 
 TABLE = "predictions.csv"
@@ -54,6 +56,20 @@ class Table:
         writer.writerow({k: v if k in TEXT else f"{v:.10g}" for k, v in row.items()})
         self.file.flush()
         self.rows.append(row)
+
+
+def in_order(rows: Sequence[dict], cases: Sequence[Case]) -> list[dict]:
+    """The rows in the order of their cases."""
+    order = {(case.domain, case.name): i for i, case in enumerate(cases)}
+    return sorted(rows, key=lambda row: order[row["domain"], row["name"]])
+
+
+def write_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Writes a whole table at once, or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with Table(temporary, rows):
+        pass
+    os.replace(temporary, path)
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -9,6 +9,7 @@ A model trained at one hospital fails on another scanner's images; jaxtta adapts
   jaxtta train --images I --masks M --out run   train a source model (the checkpoint is run/best)
   jaxtta adapt --source source --images I --out result
                                                 masks, overlays and a table for a folder of images
+  jaxtta export --source source --out programs  one update as StableHLO, to run without jaxtta
   jaxtta synthesize --out data                  folders of synthetic images to try things on
 """
 
@@ -19,8 +20,9 @@ SETTINGS = """options of the methods (--set key=value):
          optimiser           adam (default), sgd (momentum 0.99, Nesterov) or adamw
          learning_rate       1e-4 by default
          select              norm_affine (default), everything, or a regular expression over parameter paths
+"""
 
-what is written:
+ADAPTED = """what is written:
   OUT/masks/NAME.png         label masks at each image's original size
   OUT/overlays/NAME.png      contours on the image (solid: prediction; pale: reference)
   OUT/probabilities/         with --probabilities: a 16-bit PNG for each image and class, 65535 is 1
@@ -28,6 +30,15 @@ what is written:
                              (Dice in percent; ASD, ASSD and HD95 in pixels of the original image)
   OUT/run.json               versions, configuration, seed, device, digest of the source, means for each domain
 With several folders of images there is one folder of results for each; the state starts anew at each.
+"""
+
+EXPORTED = """what is written:
+  OUT/init.stablehlo         (source) -> state
+  OUT/predict.stablehlo      (source, state, images) -> probabilities
+  OUT/update.stablehlo       (key data, source, state, images) -> (state, probabilities, info)
+  OUT/export.json            versions, configuration, digest of the source; all arguments and results in order
+The programs take one image of the checkpoint's size; the values of the source stay in the checkpoint. It is an exchange
+format, which JAX promises to read for six months, not an archive.
 """
 
 TRAINED = """what is written:

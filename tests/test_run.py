@@ -1,0 +1,100 @@
+"""What runs a method: batches over devices, devices that are not there, memory of many places, kept programs."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toys import assert_trees_close, pictures, toy
+
+from jaxtta import run
+from jaxtta.core import InputError
+from jaxtta.methods import METHODS, tent
+from jaxtta.schedule import schedule
+
+KEY = jax.random.key(3)
+SGD = {"optimiser": optax.sgd(1e-2)}
+
+
+@pytest.mark.parametrize("name, devices", [*((name, 4) for name in METHODS), ("tent", 2)])
+def test_a_batch_over_devices_has_the_statistics_of_the_whole_batch(name, devices):
+    model, task, source, space = toy()
+    method = METHODS[name](model, task, **(SGD if name in ("tent", "grata") else {}))
+    # Images of different brightness: statistics of a part would be others.
+    images = pictures(2, 4, *space, 3) * jnp.linspace(0.2, 1, 4)[None, :, None, None, None]
+    outcomes = []
+    for mesh in (None, run.device_mesh(devices)):
+        init, step = run.compiled(method, mesh=mesh)
+        state = init(source, images[0])
+        for index, batch in enumerate(images):
+            state, output = step(KEY, jnp.uint32(index), source, state, batch)
+        outcomes.append((state, output))
+    assert_trees_close(outcomes[1], outcomes[0], atol=1e-5, rtol=1e-5)
+    assert len(output.logits.sharding.device_set) == devices and not output.logits.is_fully_replicated
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves((state, output.info)))
+
+
+def test_a_mesh_has_the_devices_asked_for_or_all():
+    assert [run.device_mesh(n).size for n in (1, 3, None)] == [1, 3, 4]
+    for wrong in (0, 5):
+        with pytest.raises(InputError, match=f"^{wrong} devices asked for, 4 there .*1 to 4$"):
+            run.device_mesh(wrong)
+
+
+def bytes_of(tree):
+    return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("devices", [None, 2])
+def test_the_source_is_in_memory_once_whatever_the_number_of_places(devices):
+    model, task, source, space = toy()
+    plain = tent(model, task, **SGD)
+
+    def step(key, source, state, images):  # draws, so that no argument is unused, which would not be counted
+        return plain.step(key, source, state, images + 1e-3 * jax.random.normal(key, images.shape))
+
+    method, mesh, arguments = plain._replace(step=step), devices and run.device_mesh(devices), {}
+    for places in (1, 8) if devices is None else (2, 4):
+        streams = run.Streams(method, source, task, places=places, mesh=mesh)
+        images, tick = np.zeros((places, 1, *space, 3), np.float32), schedule([1], places)[0]
+        states = streams.begin(images)
+        program = streams.compile(KEY, tick, states, images)
+        each = (bytes_of((states, images)) + bytes_of(tick)) // places
+        arguments[places // (devices or 1)] = program.memory_analysis().argument_size_in_bytes
+    fewest = min(arguments)
+    for places, total in arguments.items():
+        assert total - arguments[fewest] == (places - fewest) * each
+    once = arguments[fewest] - fewest * each
+    # Heads that the method does not use are left out of the program.
+    key = bytes_of(jax.random.key_data(KEY))
+    assert bytes_of(source.params) / 4 < once - key <= bytes_of(source)
+
+
+def test_states_are_donated_and_the_source_is_not():
+    model, task, source, space = toy()
+    streams = run.Streams(tent(model, task, **SGD), source, task, places=2, mesh=run.device_mesh(2))
+    images, tick = np.zeros((2, 1, *space, 3), np.float32), schedule([1, 1], 2)[0]
+    states = streams.begin(images)
+    after, _ = streams.step(KEY, tick, states, images)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((source, after)))
+    assert all(len(leaf.sharding.device_set) == 2 for leaf in jax.tree.leaves(after))
+
+
+def test_compiled_programs_are_kept_in_a_folder(tmp_path):
+    lines = [
+        "import jax",
+        "from jaxtta import run",
+        f"run.use_compilation_cache({str(tmp_path / 'kept')!r})",
+        "jax.jit(lambda x: x * 3 + 1)(jax.numpy.ones(7))",
+    ]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    kept = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120, env=environment)
+        kept.append(sorted(p.name for p in (tmp_path / "kept").iterdir() if p.name.endswith("-cache")))
+    assert kept[0] and kept[0] == kept[1]
