@@ -63,7 +63,7 @@ def two(arguments):
 
 def succeeded_twice(said):
     assert [status for status, _, _ in said] == [0, 0], said
-    assert said[0][1] == said[1][1]
+    assert "mean of domains" in said[0][1] and not said[1][1]  # one speaks for all
     return said
 
 
