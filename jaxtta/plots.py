@@ -63,3 +63,47 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
         axes[1, 0].set_ylabel("cosine of the gradients")
     axes[0, 0].legend(loc="lower right", fontsize="small")
     figure.savefig(path, dpi=130)
+
+
+def speed(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
+    """Draws what an update costs: the full step beside its parts, three ways to the teacher, and time and memory of
+    streams side by side.
+
+    Args:
+        tables: those of `python -m experiments.speed`: `step`, `teacher`, `streams` and `memory`.
+        path: a PNG, PDF or SVG file.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7.4), layout="constrained")
+    (step, teacher), (streams, memory) = figure.subplots(2, 2)
+    median = {row["program"]: row["median s"] for row in tables["step"]}
+    step.bar("7 forward + 2 gradients", 7 * median["forward"], color=COLOURS[1], label="forward")
+    bottom = 7 * median["forward"]
+    step.bar("7 forward + 2 gradients", 2 * median["gradient"], bottom=bottom, color=COLOURS[2], label="gradient")
+    step.bar("full step", median["step"], color=COLOURS[3], label="step")
+    if "compare" in median:
+        step.bar("compare", median["compare"], color=COLOURS[0])
+    step.legend(fontsize="small")
+    step.set(title="one update", ylabel="seconds")
+
+    teacher.bar([row["views by"] for row in tables["teacher"]], [row["median s"] for row in tables["teacher"]])
+    teacher.set(title="the teacher's six views", ylabel="seconds")
+
+    places = [str(row["streams"]) for row in tables["streams"]]
+    streams.plot(places, [row["s / image"] for row in tables["streams"]], "o-", color=COLOURS[1])
+    streams.set(title="streams side by side", xlabel="streams", ylabel="seconds per image", ylim=(0, None))
+
+    bottom = np.zeros(len(places))
+    for number, part in enumerate(("source", "states", "images", "temporaries"), start=1):
+        size = np.array([row[f"{part} MB"] for row in tables["memory"]])
+        memory.bar(places, size, bottom=bottom, color=COLOURS[number], label=part)
+        bottom = bottom + size
+    memory.plot(places, [row["peak MB"] for row in tables["memory"]], "k_", markersize=20, label="measured peak")
+    memory.legend(fontsize="small")
+    memory.set(title="memory", xlabel="streams", ylabel="MB")
+    figure.savefig(path, dpi=130)
