@@ -70,7 +70,7 @@ def adapt(
     key = jax.random.fold_in(key, stream)
     for index, image in enumerate(images, start=first):
         state = init(source, image) if state is None else state
-        state, output = step(key, jax.numpy.uint32(index), source, state, image)
+        state, output = step(key, jnp.uint32(index), source, state, image)
         yield state, output
 
 
@@ -82,7 +82,7 @@ def scan(method: Method, source: Source, images: Array, *, key: Key, stream: int
         index, image = item
         return method.step(jax.random.fold_in(key, index), source, state, image)
 
-    indices = jax.numpy.arange(images.shape[0], dtype=jax.numpy.uint32)
+    indices = jnp.arange(images.shape[0], dtype=jnp.uint32)
     return jax.lax.scan(body, method.init(source, images[0]), (indices, images))
 
 

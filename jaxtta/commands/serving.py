@@ -81,7 +81,7 @@ def serve(
     shape = (streams.places, 1, *loaded.preprocessing.size, loaded.preprocessing.channels)
     states = streams.begin(np.zeros(shape, np.float32))
     table_path, resume = out / share.file(results.TABLE), out / share.file("resume")
-    done, rows, states = (0, [], states)
+    done, rows = 0, []
     if plan.resume:
         done, rows, kept = _resumed((out / results.TABLE, table_path), resume, states, cases, len(ticks))
         states = states if kept is None else streams.put(kept)

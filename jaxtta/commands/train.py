@@ -144,7 +144,8 @@ def _fit(plan: Training, model: Model, encoder: Source | None, training: list[Ca
             if infos:  # the step before is waited for, so that the bar shows what is done and not what is asked for
                 bar.set_postfix_str(f"loss {float(infos[-1]['loss']):.3f}", refresh=False)
             infos.append(info)
-        losses = {name: float(np.mean([float(info[name]) for info in infos])) for name in ("loss", *_others(infos[0]))}
+        names = dict.fromkeys(("loss", *infos[0]))
+        losses = {name: float(np.mean([float(info[name]) for info in infos])) for name in names}
         if not np.isfinite(losses["loss"]):
             raise InputError(
                 f"{out}: the loss is not finite in epoch {epoch + 1}; start anew with a lower --learning-rate"
@@ -157,10 +158,6 @@ def _fit(plan: Training, model: Model, encoder: Source | None, training: list[Ca
             tqdm.write(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in log[-1].items()))
     best = max(log, key=lambda row: row.get("dice", row["epoch"]))
     return {"best": best, "last": log[-1], "parameters": sum(a.size for a in jax.tree.leaves(state.params))}
-
-
-def _others(info: dict) -> list[str]:
-    return [name for name in info if name != "loss"]
 
 
 def _save(plan: Training, model: Model, source: Source, state: TrainingState, log: list[dict]) -> None:
@@ -195,8 +192,7 @@ def _batches(plan: Training, read, cases: list[Case], epoch: int, steps: int) ->
 
     def sample(item: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         place, index = item
-        read_sample = read(cases[index])
-        image, labels = read_sample
+        image, labels = read(cases[index])
         if plan.augmentation:
             image, labels = augment(np.random.default_rng([plan.seed, epoch, place]), image, labels)
         return image, labels
@@ -274,9 +270,9 @@ def _check_numbers(plan: Training) -> None:
 def _encoder(path: Path, model: Model) -> Source:
     """The encoder of a checkpoint, if it is one of this model's shape."""
     loaded = checkpoint.load(path, kind="encoder")
-    for key in ("architecture", "depth", "width", "channels", "features", "norm"):
-        theirs, ours = loaded.model.config.get(key), model.config.get(key)
-        if theirs is not None and ours is not None and theirs != ours:
+    for key in loaded.model.config.keys() & model.config.keys() - {"classes", "heads"}:
+        theirs, ours = loaded.model.config[key], model.config[key]
+        if theirs != ours:
             raise InputError(
                 f"{path}: its encoder has {key} {theirs}, the network {ours}; give the network the same {key}"
             )
