@@ -1,5 +1,7 @@
 """Wrappers: functions from a method to a method."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -40,17 +42,47 @@ def guarded(method: Method) -> Method:
     Watched: the image, every value of the info (losses, gradient norms), every parameter and optimiser value, and the
     prediction. A skipped image is predicted with the state as it was; pixels that are not finite count as 0 there.
     """
+    predicted = _predicted_again(method)
 
     def step(key: Key, source: Source, state: Tree, images: Array):
         clean = jnp.where(jnp.isfinite(images), images, jnp.zeros_like(images))
         updated, output = method.step(key, source, state, clean)
         good = jnp.all(jnp.isfinite(images)) & finite((updated, output))
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state)
-        logits = jax.lax.cond(good, lambda: output.logits, lambda: method.predict(source, kept, clean))
+        logits = predicted(good, output.logits, source, kept, clean)
         skipped = 1 - good.astype(jnp.float32)
         return kept, Output(logits, {**output.info, "skipped": skipped})
 
     return method._replace(step=step)
+
+
+def _predicted_again(method: Method) -> Callable[..., Array]:
+    """`(good, logits, source, state, images) -> logits`: the prediction is made again where it is not good.
+
+    Streams side by side predict again only when one of them has to: an ordinary branch under `vmap` would compute both
+    sides for every stream and every image.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def predicted(good: Array, logits: Array, source: Source, state: Tree, images: Array) -> Array:
+        return jax.lax.cond(good, lambda: logits, lambda: method.predict(source, state, images))
+
+    @predicted.def_vmap
+    def side_by_side(places: int, mapped: list, *arguments: Tree):
+        in_axes = [0 if is_mapped else None for is_mapped in jax.tree.leaves(mapped)]
+        leaves, structure = jax.tree.flatten(arguments)
+
+        def over_places(function: Callable[..., Array]) -> Array:
+            flat = jax.vmap(lambda *own: function(*jax.tree.unflatten(structure, own)), in_axes, axis_size=places)
+            return flat(*leaves)
+
+        def again(good: Array, logits: Array, source: Source, state: Tree, images: Array) -> Array:
+            return jnp.where(good, logits, method.predict(source, state, images))
+
+        first = over_places(lambda good, logits, *_: logits)
+        return jax.lax.cond(jnp.all(arguments[0]), lambda: first, lambda: over_places(again)), True
+
+    return predicted
 
 
 def finite(tree: Tree) -> Array:

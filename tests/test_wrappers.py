@@ -124,6 +124,23 @@ def test_guarded_takes_pixels_that_are_not_finite_for_zeros_in_the_prediction(va
     np.testing.assert_allclose(output.logits, 3 * images.at[0, 1, 2].set(0))
 
 
+def test_guarded_streams_side_by_side_predict_again_only_when_one_has_to():
+    method = guarded(adding())
+    images = jnp.stack([pictures(1, 4, 4, 1)] * 3).at[1, 0, 1, 2, 0].set(jnp.nan)
+    states = jnp.arange(3, dtype=jnp.float32)
+    side_by_side = jax.vmap(method.step, (None, None, 0, 0))
+    alone = [method.step(KEY, SOURCE, state, image) for state, image in zip(states, images)]
+    together = side_by_side(KEY, SOURCE, states, images)
+    assert together[1].info["skipped"].tolist() == [0, 1, 0]
+    assert_trees_close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone))
+    branches = [
+        equation
+        for equation in jax.make_jaxpr(side_by_side)(KEY, SOURCE, states, images).jaxpr.eqns
+        if equation.primitive.name == "cond"
+    ]
+    assert [equation.invars[0].aval.shape for equation in branches] == [()]  # one branch for all, not a choice for each
+
+
 @pytest.mark.parametrize(
     ("tree", "expected"),
     [
