@@ -229,3 +229,174 @@ def test_shapes_that_do_not_go_together_are_named(shapes):
     with pytest.raises(InputError, match=r"labels of shape .*give \[height, width, channels\]") as error:
         augment(generator(), image, labels)
     assert "\n" not in str(error.value)
+
+
+def ball(shape=(40, 44, 36), centre=(19.0, 23.0, 17.0), radius=11.0):
+    """The disc's volume: a bright ball with a brighter core on a dark ramp, `[depth, height, width, 2]`."""
+    distance = np.sqrt(sum((x - c) ** 2 for x, c in zip(np.indices(shape), centre)))
+    labels = (distance < radius).astype(np.uint8) + (distance < radius / 2)
+    ramp = 0.1 * np.indices(shape)[2] / shape[2]
+    image = np.stack([ramp + 0.45 * labels, ramp + 0.3 * labels], axis=-1)
+    return ((image - image.min()) / (image.max() - image.min())).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("settings", [Augmentation(), EVERYTHING, NOTHING], ids=["published", "everything", "nothing"])
+@pytest.mark.parametrize("shape", [(20, 24, 28), (5, 40, 32), (1, 16, 16)], ids=["cube", "thick", "one slice"])
+def test_volumes_keep_shapes_dtypes_and_range_and_inputs_are_left_alone(settings, shape):
+    image = generator().random((*shape, 2), dtype=np.float32)
+    labels = generator().choice(np.array([0, 7, 200], np.int32), shape)
+    before = image.copy(), labels.copy()
+    image.setflags(write=False)
+    labels.setflags(write=False)
+    for seed in range(5):
+        changed, moved = augment(generator(seed), image, labels, settings=settings)
+        assert changed.shape == image.shape and changed.dtype == np.float32
+        assert moved.shape == labels.shape and moved.dtype == labels.dtype
+        assert changed.min() >= 0.0 and changed.max() <= 1.0
+        assert set(np.unique(moved)) <= {0, 7, 200}
+        assert not np.shares_memory(changed, image) and not np.shares_memory(moved, labels)
+    np.testing.assert_array_equal(image, before[0])
+    np.testing.assert_array_equal(labels, before[1])
+
+
+@pytest.mark.parametrize("change", ["elastic_probability", "rotation_probability", "scale_probability", "all"])
+def test_volume_and_labels_move_together(change):
+    image, labels = ball()
+    settings = EVERYTHING if change == "all" else only(**{change: 1.0})
+    settings = dataclasses.replace(settings, brightness_probability=0.0, noise_probability=0.0)
+    moved_once = False
+    for seed in range(4):
+        changed, moved = augment(generator(seed), image, labels, settings=settings)
+        for label, threshold in ((1, 0.3), (2, 0.7)):
+            assert overlap(changed[..., 0] > threshold, moved >= label) > 0.9
+        moved_once |= not np.array_equal(moved, labels)
+    assert moved_once
+
+
+def test_mirroring_reverses_all_three_axes_and_keeps_every_value():
+    image, labels = ball()
+    changed, moved = augment(generator(), image, labels, settings=only(mirror_probability=1.0))
+    np.testing.assert_array_equal(changed, image[::-1, ::-1, ::-1])
+    np.testing.assert_array_equal(moved, labels[::-1, ::-1, ::-1])
+
+
+def test_each_axis_of_a_volume_is_mirrored_on_its_own():
+    labels = np.arange(27).reshape(3, 3, 3)
+    image = (labels[..., None] / 26).astype(np.float32)
+    rng, seen = generator(), []
+    for _ in range(800):
+        moved = augment(rng, image, labels, settings=only(mirror_probability=0.5))[1]
+        seen.append(tuple(moved[0, 0, 0] // 3**axis % 3 == 2 for axis in (2, 1, 0)))
+    counts = [seen.count(turn) for turn in set(seen)]
+    assert len(counts) == 8 and min(counts) > 60 and max(counts) < 140
+
+
+def test_a_volume_turns_about_all_three_axes_as_in_batchgenerators():
+    x, y, z = np.deg2rad([generator(3).uniform(-15.0, 15.0, 3)][0])
+    about_x = [[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]]
+    about_y = [[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]]
+    about_z = [[np.cos(z), -np.sin(z), 0], [np.sin(z), np.cos(z), 0], [0, 0, 1]]
+    matrix = module._rotation(generator(3), 3, 15.0)
+    np.testing.assert_allclose(matrix, np.array(about_z) @ about_y @ about_x, atol=1e-15)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-15)
+
+
+def test_rotation_of_a_volume_keeps_the_distance_to_the_centre_and_moves_along_every_axis():
+    image, labels = ball((41, 41, 41), centre=(28.0, 29.0, 11.0), radius=5.0)
+    moves = []
+    for seed in range(12):
+        moved = augment(generator(seed), image, labels, settings=only(rotation_probability=1.0))[1]
+        moves.append(np.array(ndimage.center_of_mass(moved > 0)) - 20.0)
+    np.testing.assert_allclose(np.linalg.norm(moves, axis=1), np.linalg.norm([8, 9, -9]), atol=0.4)
+    assert np.all(np.std(moves, axis=0) > 0.8)
+
+
+def test_scale_of_a_volume_acts_on_all_three_axes():
+    space = (11, 16, 13)
+    centred = np.indices(space) - (np.array(space).reshape(3, 1, 1, 1) - 1) / 2
+    for seed in range(6):
+        coordinates = module._coordinates(generator(seed), space, only(scale_probability=1.0))
+        rng = generator(seed)
+        rng.random(3)
+        factor = module._multiplier(rng, 0.75, 1.25)
+        np.testing.assert_allclose(coordinates - np.indices(space) + centred, factor * centred, atol=1e-12)
+
+
+def test_the_elastic_field_of_a_volume_is_smoothed_noise():
+    space = (24, 33, 40)
+    field = module._displacement(generator(1), space, (0.1, 0.1))
+    rng = generator(1)
+    rng.uniform(0.1, 0.1)
+    for axis, length in enumerate(space):
+        deviation = tuple(0.1 * other for other in space)
+        noise = ndimage.gaussian_filter(rng.uniform(-1.0, 1.0, space), deviation, mode="wrap", truncate=8.0)
+        largest = rng.uniform(0.1 * length / 8, 0.1 * length / 2)
+        expected = noise * largest / np.abs(noise).max()
+        np.testing.assert_allclose(field[axis], expected - expected.mean(), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "space, fixed",
+    [
+        ((10, 30, 30), ()),
+        ((9, 30, 30), (0,)),
+        ((30, 9, 30), (1,)),
+        ((30, 29, 9), (2,)),
+        ((64, 64, 64), ()),
+        ((4, 400), ()),
+    ],
+)
+def test_a_volume_is_a_stack_of_thick_slices_from_more_than_three_to_one(space, fixed):
+    assert module._fixed(space) == fixed
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("order", [1, 3])
+def test_thick_slices_all_move_as_one_image_does(axis, order):
+    image, labels = disc()
+    spatial = only(elastic_probability=1.0, rotation_probability=1.0, scale_probability=1.0)
+    settings = dataclasses.replace(spatial, order=order)
+    stack, stacked = np.stack([image] * 6, axis), np.stack([labels] * 6, axis)
+    changed, moved = augment(generator(2), stack, stacked, settings=settings)
+    expected, expected_labels = augment(generator(2), image, labels, settings=settings)
+    assert not np.array_equal(expected_labels, labels)
+    for part in range(6):
+        np.testing.assert_allclose(np.take(changed, part, axis), expected, atol=1e-5)
+        np.testing.assert_array_equal(np.take(moved, part, axis), expected_labels)
+
+
+def test_slices_of_a_thick_stack_do_not_mix():
+    labels = np.zeros((6, 64, 64), np.uint8)
+    labels[2] = 1
+    image = labels[..., None].astype(np.float32)
+    for seed in range(5):
+        settings = dataclasses.replace(EVERYTHING, mirror_probability=0.0, noise_probability=0.0)
+        changed, moved = augment(generator(seed), image, labels, settings=settings)
+        assert set(np.nonzero(moved)[0]) == {2}
+        assert changed[2].max() > 0.99
+        others = np.delete(changed, 2, axis=0)
+        np.testing.assert_allclose(others, others.flat[0], atol=0.01)
+
+
+def test_brightness_and_noise_of_a_volume_leave_its_labels():
+    image, labels = ball()
+    changed, moved = augment(generator(1), image, labels, settings=only(brightness_probability=1.0))
+    np.testing.assert_array_equal(moved, labels)
+    np.testing.assert_allclose(
+        changed[19, 23, 3] / changed[19, 23, 17], image[19, 23, 3] / image[19, 23, 17], rtol=1e-5
+    )
+    noisy, moved = augment(generator(1), image, labels, settings=only(noise_probability=1.0, noise=(0.02, 0.02)))
+    np.testing.assert_array_equal(moved, labels)
+    slope, offset = np.polyfit(image.ravel(), noisy.ravel(), 1)
+    assert abs((noisy - slope * image - offset).std() / slope - 0.02) < 0.001
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((8, 8, 8, 1), (8, 8, 9)), ((8, 8, 8, 1), (8, 8)), ((8, 8, 8), (8, 8, 8)), ((2, 8, 8, 8, 1), (2, 8, 8, 8))],
+)
+def test_shapes_of_volumes_that_do_not_go_together_are_named(shapes):
+    image, labels = np.zeros(shapes[0], np.float32), np.zeros(shapes[1], np.uint8)
+    with pytest.raises(InputError, match=r"labels of shape .*or \[depth, height, width, channels\]") as error:
+        augment(generator(), image, labels)
+    assert "\n" not in str(error.value)
