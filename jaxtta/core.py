@@ -86,11 +86,14 @@ class Task:
         classes: number of output channels of the network (softmax counts the background).
         activation: `"sigmoid"` or `"softmax"`.
         names: one name per output channel; made up when left empty.
+        quarter_turns: whether the two in-plane axes, the last two spatial ones, have one voxel spacing, so that turns
+            by 90 and 270 degrees show possible anatomy.
     """
 
     classes: int
     activation: str = "sigmoid"
     names: tuple[str, ...] = ()
+    quarter_turns: bool = True
 
     def __post_init__(self):
         if self.activation not in ("sigmoid", "softmax"):
@@ -125,13 +128,20 @@ class Task:
         classes = np.arange(self.classes, dtype=labels.dtype).reshape((1,) * labels.ndim + (-1,))
         return labels[..., None] > classes if self.activation == "sigmoid" else labels[..., None] == classes
 
+    def channel(self, labels: np.ndarray, number: int) -> np.ndarray:
+        """One of the `channels` of a label map, boolean `[*space]`."""
+        return labels > number if self.activation == "sigmoid" else labels == number
+
     def decode(self, probabilities: np.ndarray) -> np.ndarray:
         """Label map `[*space]`, uint8, of probabilities `[*space, classes]`: the most probable class, or the innermost
         channel above ½.
         """
         if self.activation == "softmax":
             return np.argmax(probabilities, axis=-1).astype(np.uint8)
-        return np.max((probabilities > 0.5) * np.arange(1, self.classes + 1), axis=-1).astype(np.uint8)
+        labels = np.zeros(probabilities.shape[:-1], np.uint8)
+        for number in range(self.classes):
+            labels[probabilities[..., number] > 0.5] = number + 1
+        return labels
 
 
 def paths(tree: Tree) -> list[tuple[str, ...]]:

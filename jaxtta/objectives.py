@@ -9,11 +9,10 @@ Reference:
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxtta import views
@@ -24,9 +23,8 @@ from jaxtta.style import strong_style
 Forward = Callable[..., dict[str, Array]]
 Objective = Callable[[Key, Forward, Array], Array]
 
-IDENTITY = views.Geometric("identity", lambda images: images, lambda images: images)
 LARGE = 192 * 192 * 3  # values of an image from which views are computed one after the other on CPU
-TURNS = (*views.GEOMETRIC, IDENTITY)
+TURNS = (*views.GEOMETRIC, views.IDENTITY)  # in the order of the rotation head's labels
 
 
 def entropy(task: Task, *, full: bool = False) -> Objective:
@@ -48,22 +46,28 @@ def entropy(task: Task, *, full: bool = False) -> Objective:
     return objective
 
 
-def teacher(task: Task, forward: Forward, images: Array) -> Array:
-    """Mean probabilities `[batch, *space, classes]` over the image and its five geometric views, each mapped back.
+def _of_one_shape(turns: Sequence[views.Geometric], images: Array) -> list[list[views.Geometric]]:
+    """The views in groups that show these images in one shape: those that keep it, then those that swap it."""
+    square = images.shape[views.HEIGHT] == images.shape[views.WIDTH]
+    groups = [[view for view in turns if (view.swaps and not square) == swapped] for swapped in (False, True)]
+    return [group for group in groups if group]
 
-    Every view is a forward pass with batch statistics of its own. Views of one shape are computed side by side, but
-    large images on CPU one after the other, where six at once fall out of its caches (`python -m experiments.speed`
-    measures both).
+
+def teacher(task: Task, forward: Forward, images: Array) -> Array:
+    """Mean probabilities `[batch, *space, classes]` over the image and its geometric views, each mapped back.
+
+    The views are those of `views.possible`: in the plane five, without quarter turns three; for a volume also its flip
+    along depth. Every view is a forward pass with batch statistics of its own. Views of one shape are computed side by
+    side, but large images on CPU one after the other, where all at once fall out of its caches
+    (`python -m experiments.speed` measures both).
     """
 
     def likely(x: Array) -> Array:
         return task.probabilities(forward(x)["segmentation"])
 
-    sideways = ("rotate_90", "rotate_270")
-    square = images.shape[-3] == images.shape[-2]
-    groups = [TURNS] if square else [[v for v in TURNS if (v.name in sideways) == s] for s in (False, True)]
+    turns = views.possible(task, images.ndim - 2)
     total = jnp.zeros((), images.dtype)
-    for group in groups:
+    for group in _of_one_shape(turns, images):
         shown = jnp.stack([view.apply(images) for view in group])
         by_turns, at_once = functools.partial(jax.lax.map, likely), jax.vmap(likely)
         if images[0].size < LARGE:
@@ -71,7 +75,7 @@ def teacher(task: Task, forward: Forward, images: Array) -> Array:
         else:
             probabilities = jax.lax.platform_dependent(shown, cpu=by_turns, default=at_once)
         total += sum(view.inverse(p) for view, p in zip(group, probabilities))
-    return jax.lax.stop_gradient(total / len(TURNS))
+    return jax.lax.stop_gradient(total / len(turns))
 
 
 def consistency(task: Task, *, style: views.View = strong_style) -> Objective:
@@ -121,39 +125,41 @@ def super_resolution(task: Task) -> Objective:
     return objective
 
 
-def _drawn(key: Key, count: int) -> Array:
-    return jax.random.randint(key, (count,), 0, len(TURNS))
-
-
-def rotation(task: Task, *, draw: Callable[[Key, int], Array] = _drawn) -> Objective:
+def rotation(task: Task, *, draw: Callable[[Key, int], Array] | None = None) -> Objective:
     """Six-way cross entropy of the rotation head on each image in a random geometric view (the five, then the
-    identity).
+    identity), volumes in the plane.
 
-    Images that are not square change shape when turned by 90° or 270°, so a batch of them turns together, as its first
-    image drew.
+    Without the task's quarter turns the labels stay the same six and two of them are never drawn. Images that are not
+    square change shape in a quarter turn, so a batch of them turns together, as its first image drew.
 
     Args:
         task: what is segmented.
-        draw: `(key, count) -> labels [count]` in 0 .. 5.
+        draw: `(key, count) -> labels [count]`, places in `TURNS` of views that the task has; uniform when None.
     """
-    sideways = np.array([view.name in ("rotate_90", "rotate_270") for view in TURNS])
+    turns = views.possible(task, 2)
+    labels_there = [TURNS.index(view) for view in turns]
 
-    def loss(forward: Forward, images: Array, labels: Array, among: np.ndarray) -> Array:
-        position = jnp.asarray(np.maximum(np.cumsum(among) - 1, 0))[labels]
-        branches = [view.apply for view, chosen in zip(TURNS, among) if chosen]
-        turned = jax.vmap(lambda i, image: jax.lax.switch(i, branches, image[None])[0])(position, images)
+    def uniform(key: Key, count: int) -> Array:
+        return jnp.asarray(labels_there)[jax.random.randint(key, (count,), 0, len(labels_there))]
+
+    def loss(forward: Forward, images: Array, labels: Array, group: list[views.Geometric]) -> Array:
+        places = jnp.asarray([group.index(view) if view in group else 0 for view in TURNS])[labels]
+        branches = [view.apply for view in group]
+        turned = jax.vmap(lambda i, image: jax.lax.switch(i, branches, image[None])[0])(places, images)
         logits = forward(turned, heads=("rotation",))["rotation"]
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
     def objective(key: Key, forward: Forward, images: Array) -> Array:
-        labels = draw(key, images.shape[0])
-        if images.shape[-3] == images.shape[-2]:
-            return loss(forward, images, labels, np.ones_like(sideways))
+        labels = (draw or uniform)(key, images.shape[0])
+        groups = _of_one_shape(turns, images)
+        if len(groups) == 1:
+            return loss(forward, images, labels, groups[0])
         labels = jnp.broadcast_to(labels[0], labels.shape)
+        upright, sideways = groups
         return jax.lax.cond(
-            jnp.asarray(sideways)[labels[0]],
+            jnp.asarray([view.swaps for view in TURNS])[labels[0]],
             lambda: loss(forward, images, labels, sideways),
-            lambda: loss(forward, images, labels, ~sideways),
+            lambda: loss(forward, images, labels, upright),
         )
 
     return objective

@@ -58,20 +58,26 @@ def blend(weight: float) -> Policy:
     return Policy(_nothing, lambda image, source, memory: (_blended(image, source, weight), memory))
 
 
-def progressive(tau: float = 1.0) -> Policy:
-    """A blend whose image share grows with the images seen, `√n / (√n + τ)`; the memory is n, the images before this
-    one.
+def progressive(tau: float = 1.0, *, counts: bool = True) -> Policy:
+    """A blend whose image share grows with the images seen, `√n / (√n + τ)`; the memory is n. A batch counts once.
 
     Args:
-        tau: the larger, the longer the source's moments count; above 0.
+        tau: the larger, the longer the source's moments count, which have the larger share until n = τ²; above 0.
+        counts: whether the image is one more than the memory holds, and is added to it; otherwise it is the last of
+            those, and before the first (n = 0) the moments are the source's.
+
+    Reference:
+        Jang, Lee, Lee, Choi, Kim, "SGP-TTA: Skeleton-Guided Progressive Test-Time Adaptation for Thin Curvilinear
+        Structures", preprint 2026.
     """
 
     def init(source: Moments):
         return jnp.zeros((), source.mean.dtype)
 
     def mix(image: Moments, source: Moments, seen):
-        root = jnp.sqrt(seen + 1)
-        return _blended(image, source, root / (root + tau)), seen + 1
+        seen = seen + 1 if counts else seen
+        root = jnp.sqrt(seen)
+        return _blended(image, source, root / (root + tau)), seen
 
     return Policy(init, mix)
 

@@ -3,7 +3,9 @@
 A view is a function of a key and images. A geometric view needs no key and carries its inverse, so that what the
 network says about the view can be mapped back. Arrays are `[batch, height, width, channels]` with any number of
 channels: the same functions turn images, feature maps and logits, square or not. A volume, `[batch, depth, height,
-width, channels]`, is turned slice by slice. `jaxtta.style` holds the strong style.
+width, channels]`, is turned slice by slice; it alone can be flipped along depth. Flips and half turns keep the voxel
+spacing whatever it is, quarter turns only where height and width have the same (`Task.quarter_turns`). `jaxtta.style`
+holds the strong style.
 """
 
 from collections.abc import Callable
@@ -12,11 +14,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxtta.core import Array, Key
+from jaxtta.core import Array, Key, Task
 
 View = Callable[[Key, Array], Array]
 
-HEIGHT, WIDTH = -3, -2
+DEPTH, HEIGHT, WIDTH = -4, -3, -2
 
 
 class Geometric(NamedTuple):
@@ -24,13 +26,15 @@ class Geometric(NamedTuple):
 
     Attributes:
         name: what it does, in words.
-        apply: images `[batch, height, width, channels]` to the view; the quarter turns swap height and width.
+        apply: images `[batch, *space, channels]` to the view.
         inverse: back again, for images and logits alike.
+        swaps: whether it swaps height and width: a quarter turn.
     """
 
     name: str
     apply: Callable[[Array], Array]
     inverse: Callable[[Array], Array]
+    swaps: bool = False
 
 
 def _reverse_width(images: Array) -> Array:
@@ -45,6 +49,14 @@ def _reverse_both(images: Array) -> Array:
     return jnp.flip(images, (HEIGHT, WIDTH))
 
 
+def _reverse_depth(images: Array) -> Array:
+    return jnp.flip(images, DEPTH)
+
+
+def _as_it_is(images: Array) -> Array:
+    return images
+
+
 def _reverse_width_and_swap(images: Array) -> Array:
     return jnp.swapaxes(jnp.flip(images, WIDTH), HEIGHT, WIDTH)
 
@@ -56,15 +68,30 @@ def _swap_and_reverse_width(images: Array) -> Array:
 GEOMETRIC: tuple[Geometric, ...] = (
     Geometric("horizontal_flip", _reverse_width, _reverse_width),
     Geometric("vertical_flip", _reverse_height, _reverse_height),
-    Geometric("rotate_90", _reverse_width_and_swap, _swap_and_reverse_width),
+    Geometric("rotate_90", _reverse_width_and_swap, _swap_and_reverse_width, swaps=True),
     Geometric("rotate_180", _reverse_both, _reverse_both),
-    Geometric("rotate_270", _swap_and_reverse_width, _reverse_width_and_swap),
+    Geometric("rotate_270", _swap_and_reverse_width, _reverse_width_and_swap, swaps=True),
 )
 """The five views of GraTa's teacher, in the order of its rotation labels 0 .. 4 (5 is the image itself).
 
 Reference: Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation",
 AAAI 2025.
 """
+
+DEPTH_FLIP = Geometric("depth_flip", _reverse_depth, _reverse_depth)
+IDENTITY = Geometric("identity", _as_it_is, _as_it_is)
+
+
+def possible(task: Task, dimensions: int) -> tuple[Geometric, ...]:
+    """The views that show possible anatomy: those of `GEOMETRIC`, for volumes the flip along depth, and last the image
+    itself.
+
+    Args:
+        task: without `quarter_turns` the turns by 90 and 270 degrees are left out.
+        dimensions: spatial dimensions, 2 or 3.
+    """
+    in_plane = (view for view in GEOMETRIC if task.quarter_turns or not view.swaps)
+    return (*in_plane, *([DEPTH_FLIP] if dimensions == 3 else []), IDENTITY)
 
 
 def rescale(images: Array) -> Array:

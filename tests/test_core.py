@@ -130,6 +130,7 @@ def test_names_and_the_foreground():
     assert volume.names == ("class0", "class1", "class2")
     assert volume.names[volume.foreground] == ("class1", "class2")
     assert hash(fundus) == hash(Task(2, "sigmoid", ("disc", "cup")))
+    assert fundus.quarter_turns and fundus != Task(2, "sigmoid", ("disc", "cup"), quarter_turns=False)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,10 @@ def test_only_the_heads_asked_for_touch_their_variables(name, head):
     assert list(shape) == [head]
 
 
+def test_batch_norm_is_what_a_network_without_a_choice_has():
+    assert [variables_of(name)[0].norm for name in CONFIGS] == ["batch"] * len(CONFIGS)
+
+
 def test_a_head_that_is_not_there_is_named_with_those_that_are():
     model = build({"architecture": "unet", "classes": 2, "heads": ("segmentation", "rotation")})
     with pytest.raises(InputError, match=r"no denoising head \(it has segmentation, rotation\)"):
@@ -136,8 +140,9 @@ def test_any_size_is_padded_by_its_edge_and_cropped_back(name, size):
 @pytest.mark.parametrize("norm", ["instance", "group"])
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_networks_without_batch_norm_have_affines_and_no_moments(norm, dimensions):
-    source, batch = toy(dimensions, norm=norm).source, toy(dimensions).source
-    assert source.batch_stats == {}
+    model, _, source, _ = toy(dimensions, norm=norm)
+    batch = toy(dimensions).source
+    assert (model.norm, source.batch_stats) == (norm, {})
     assert paths(partition(source.params, norm_affine)[0]) == paths(partition(batch.params, norm_affine)[0])
 
 

@@ -18,7 +18,16 @@ from jaxtta.schedule import schedule
 
 KEY = jax.random.key(5)
 TASKS = {"sigmoid": Task(2, "sigmoid"), "softmax": Task(3, "softmax")}
-TOYS = {"2-D sigmoid": (2, "sigmoid"), "3-D softmax": (3, "softmax")}
+TOYS = {
+    "2-D sigmoid": (2, "sigmoid"),
+    "2-D softmax of 1 channel": (2, "softmax", "batch", 1),
+    "3-D sigmoid of 4 channels": (3, "sigmoid", "instance", 4),
+    "3-D softmax": (3, "softmax"),
+}
+WITHOUT_QUARTERS = {
+    "sigmoid": Task(2, "sigmoid", quarter_turns=False),
+    "softmax": Task(3, "softmax", quarter_turns=False),
+}
 
 
 def saying(head, output):
@@ -85,19 +94,31 @@ def test_entropy_equals_numpy(activation, full):
     np.testing.assert_allclose(got, expected.sum(-1).mean(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("quarter_turns", [True, False])
 @pytest.mark.parametrize("space", [(6, 6), (5, 8), (4, 6, 6), (6, 6, 4)])
 @pytest.mark.parametrize("activation", TASKS)
-def test_the_teacher_is_the_mean_over_views_one_by_one(activation, space):
-    task, images = TASKS[activation], pictures(2, *space, 3)
+def test_the_teacher_is_the_mean_over_views_one_by_one(activation, space, quarter_turns):
+    task, images = (TASKS if quarter_turns else WITHOUT_QUARTERS)[activation], pictures(2, *space, 3)
+    turns = views_of(quarter_turns) + ([views.DEPTH_FLIP] if len(space) == 3 else [])
 
     @jax.jit
     def both(images):
-        ones = [view.inverse(task.probabilities(lopsided(view.apply(images), task.classes))) for view in TURNS]
+        ones = [view.inverse(task.probabilities(lopsided(view.apply(images), task.classes))) for view in turns]
         return teacher(task, lambda x: {"segmentation": lopsided(x, task.classes)}, images), ones
 
     got, ones = both(images)
-    assert len(ones) == 6
+    assert len(ones) == 6 + (len(space) == 3) - (0 if quarter_turns else 2)
     np.testing.assert_allclose(got, np.mean(ones, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("quarter_turns", [True, False])
+def test_consistency_of_flat_wide_volumes_through_the_network(quarter_turns):
+    model, _, source, _ = toy(3, "softmax")
+    objective = consistency(Task(3, "softmax", quarter_turns=quarter_turns))
+    at, adapted = bind(model, source, stats.image()), partition(source.params, norm_affine)[0]
+    volumes = pictures(1, 2, 8, 4, 1)
+    loss, slope = jax.jit(jax.value_and_grad(lambda adapted: objective(KEY, at(adapted), volumes)))(adapted)
+    assert all_finite((loss, slope)) and optax.tree.norm(slope) > 0
 
 
 @pytest.fixture
@@ -153,13 +174,6 @@ def test_views_one_after_the_other_give_the_same_gradient_in_streams_over_device
     at_once, by_turns = ways(run_it)
     for got, expected in zip(jax.tree.leaves(by_turns), jax.tree.leaves(at_once)):
         np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_volumes_turn_slice_by_slice():
-    volume = pictures(1, 4, 6, 8, 1)
-    for view in TURNS:
-        slices = [view.apply(volume[:, depth]) for depth in range(4)]
-        np.testing.assert_array_equal(view.apply(volume), jnp.stack(slices, axis=1))
 
 
 def test_the_teacher_has_no_gradient():
@@ -260,10 +274,38 @@ def test_square_images_turn_each_on_its_own_and_others_as_their_first():
         np.testing.assert_allclose(got, rotation_loss(turned, images), rtol=1e-5)
 
 
-def test_the_drawn_views_are_all_six_and_depend_on_the_key():
-    images, seen = jnp.broadcast_to(pictures(1, 2, 2, 3), (99, 2, 2, 3)), []
+def views_of(quarter_turns):
+    return [view for view in TURNS if quarter_turns or view.name not in ("rotate_90", "rotate_270")]
+
+
+@pytest.mark.parametrize(
+    ("space", "quarter_turns"),
+    [((2, 2), True), ((2, 2, 2), True), ((2, 2), False), ((3, 4), False), ((2, 3, 4), False)],
+)
+def test_the_drawn_views_are_all_of_the_task_and_depend_on_the_key(space, quarter_turns):
+    task, image, seen = (TASKS if quarter_turns else WITHOUT_QUARTERS)["sigmoid"], pictures(1, *space, 3), []
+    images = jnp.broadcast_to(image, (99, *space, 3))
     forward = saying("rotation", lambda shown: seen.append(np.asarray(six_pixels(shown))) or six_pixels(shown))
     for seed in (0, 0, 1):
-        rotation(TASKS["sigmoid"])(jax.random.key(seed), forward, images)
-    assert len(np.unique(seen[0], axis=0)) == 6
+        rotation(task)(jax.random.key(seed), forward, images)
+    expected = np.concatenate([six_pixels(view.apply(image)) for view in views_of(quarter_turns)])
+    np.testing.assert_array_equal(np.unique(seen[0], axis=0), np.unique(expected, axis=0))
+    assert len(np.unique(expected, axis=0)) == (6 if quarter_turns else 4)
     assert np.array_equal(seen[0], seen[1]) and not np.array_equal(seen[0], seen[2])
+
+
+@pytest.mark.parametrize("space", [(3, 4), (2, 3, 4)])
+def test_images_that_are_not_square_are_drawn_in_all_six_views(space):
+    image = pictures(1, *space, 3)
+    loss = jax.jit(lambda key: rotation(TASKS["sigmoid"])(key, saying("rotation", six_pixels), image))
+    losses = np.array([loss(jax.random.key(seed)) for seed in range(60)])
+    for label in range(6):
+        assert np.isclose(losses, rotation_loss([label], image), rtol=1e-5).any()
+
+
+@pytest.mark.parametrize("label", [0, 1, 3, 5])
+def test_without_quarter_turns_the_labels_are_the_same(label):
+    images = pictures(2, 5, 8, 3)
+    objective = rotation(WITHOUT_QUARTERS["sigmoid"], draw=lambda key, count: jnp.full(count, label, jnp.int32))
+    got = objective(KEY, saying("rotation", six_pixels), images)
+    np.testing.assert_allclose(got, rotation_loss([label] * 2, images), rtol=1e-5)

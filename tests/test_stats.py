@@ -62,11 +62,17 @@ def test_the_ends_of_a_blend_are_source_and_image(weight):
     assert_trees_close(mixed[:2], (IMAGES[0] if weight else SOURCE)[:2])
 
 
-def test_progressive_counts_its_images():
-    policy = stats.progressive()
+def test_progressive_counts_its_images_and_repeats_the_last_without_counting():
+    policy, still = stats.progressive(2.0), stats.progressive(2.0, counts=False)
     memory = policy.init(SOURCE)
+    mixed, untouched = still.mix(IMAGES[0], SOURCE, memory)
+    assert_trees_close(mixed[:2], SOURCE[:2])
+    assert untouched == 0
     for image in IMAGES:
-        _, memory = policy.mix(image, SOURCE, memory)
+        mixed, memory = policy.mix(image, SOURCE, memory)
+        again, after = still.mix(image, SOURCE, memory)
+        assert_trees_close(again, mixed)
+        assert after == memory
     assert memory == 3
 
 

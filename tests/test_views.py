@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxtta.views import GEOMETRIC, gaussian_noise, rescale
+from jaxtta.core import Task
+from jaxtta.views import DEPTH_FLIP, GEOMETRIC, IDENTITY, gaussian_noise, possible, rescale
 
 # The definitions of the GraTa release, on one [height, width] plane.
 DEFINITIONS = {
@@ -50,6 +51,31 @@ def test_quarter_turns_add_up():
     turn = {view.name: view.apply for view in GEOMETRIC}
     np.testing.assert_array_equal(turn["rotate_90"](turn["rotate_90"](images)), turn["rotate_180"](images))
     np.testing.assert_array_equal(turn["rotate_90"](turn["rotate_180"](images)), turn["rotate_270"](images))
+
+
+@pytest.mark.parametrize("view", (*GEOMETRIC, DEPTH_FLIP, IDENTITY), ids=lambda view: view.name)
+def test_a_volume_is_turned_in_the_plane_or_flipped_along_depth(view):
+    volumes = values(2, 3, 5, 7, 2)
+    turned = view.apply(volumes)
+    np.testing.assert_array_equal(view.inverse(turned), volumes)
+    assert (turned.shape == volumes.shape) != view.swaps
+    if view in GEOMETRIC:
+        slices = [view.apply(volumes[:, depth]) for depth in range(3)]
+        np.testing.assert_array_equal(turned, jnp.stack(slices, axis=1))
+    else:
+        np.testing.assert_array_equal(turned, volumes[:, ::-1] if view is DEPTH_FLIP else volumes)
+
+
+@pytest.mark.parametrize("quarter_turns", [True, False])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_the_views_of_a_task_are_those_that_its_anatomy_allows(dimensions, quarter_turns):
+    views = possible(Task(2, quarter_turns=quarter_turns), dimensions)
+    expected = [name for name in DEFINITIONS if quarter_turns or name not in ("rotate_90", "rotate_270")]
+    expected += ["depth_flip"] if dimensions == 3 else []
+    assert [view.name for view in views] == [*expected, "identity"]
+    shape = (1, 4, 6, 8, 3)[-dimensions - 2 :]
+    kept = {view.name for view in views if view.apply(values(*shape)).shape == shape}
+    assert kept == {view.name for view in views if not view.swaps}
 
 
 @settings(max_examples=30, deadline=None)

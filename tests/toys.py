@@ -21,10 +21,10 @@ class Toy(NamedTuple):
 
 
 @functools.cache
-def toy(dimensions=2, activation="sigmoid", norm="batch"):
-    """A U-Net of two levels with every head, 16 x 16 x 3 or 8 x 8 x 8 x 1."""
+def toy(dimensions=2, activation="sigmoid", norm="batch", channels=None):
+    """A U-Net of two levels with every head, 16 x 16 x 3 or 8 x 8 x 8 x 1 unless `channels` says otherwise."""
     task = Task(2 if activation == "sigmoid" else 3, activation)
-    config = {"architecture": "unet", "classes": task.classes, "channels": 3 if dimensions == 2 else 1}
+    config = {"architecture": "unet", "classes": task.classes, "channels": channels or (3 if dimensions == 2 else 1)}
     model = build({**config, "dimensions": dimensions, "features": (4, 8), "norm": norm, "heads": HEADS})
     return Toy(model, task, random_source(model), (16, 16) if dimensions == 2 else (8, 8, 8))
 

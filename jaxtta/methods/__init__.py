@@ -2,12 +2,14 @@
 
 from jaxtta.methods.batch_statistics import batch_statistics
 from jaxtta.methods.grata import grata
+from jaxtta.methods.progressive_batch_norm import progressive_bn
 from jaxtta.methods.source import source
 from jaxtta.methods.tent import tent
 
 METHODS = {
     "source": source,
     "batch_statistics": batch_statistics,
+    "progressive_bn": progressive_bn,
     "tent": tent,
     "grata": grata,
 }

@@ -54,9 +54,10 @@ def grata(
         cosine = ⟨g_aux, g_pse⟩ / (‖g_aux‖ ‖g_pse‖ + 1e-12)
         θ ← θ + f(cosine) · optimiser(g_pse),  f = (1 + cosine)² / 4 | (1 + cosine) / 2 | 1
 
-    Normalisation always uses the statistics of the current image.
+    Normalisation always uses the statistics of the current image: batch norm's are replaced by them, instance and group
+    norm use no others.
 
-    Adapts: scale and shift of every norm layer (`select`).
+    Adapts: scale and shift of every norm layer (`select`), of batch, instance and group norm alike.
     Predicts: after the update.
     Differs from the reference code: the styled image never overwrites the image; constant images are scaled to zeros,
         not 0/0.

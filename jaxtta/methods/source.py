@@ -9,6 +9,7 @@ def source(model, task: Task) -> Method:
     """The source model with its running statistics.
 
     Adapts: nothing.
-    Predicts: with the source's parameters and running statistics.
+    Predicts: with the source's parameters and running statistics; instance and group norm keep none and take those of
+        the image.
     """
     return without_update(model, stats.source())

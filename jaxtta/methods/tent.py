@@ -25,9 +25,9 @@ def tent(
     select: Select = norm_affine,
 ) -> Method:
     """One optimiser step on the entropy of the current image, `θ ← θ − lr · ∇ H(θ; x)`, with the image's own
-    statistics.
+    statistics, which instance and group norm always have.
 
-    Adapts: scale and shift of every norm layer (`select`).
+    Adapts: scale and shift of every norm layer (`select`), of batch, instance and group norm alike.
     Predicts: after the update.
     Differs from the reference code: that predicts before the update; here, as everywhere, the image profits from its
         own update. The entropy of a sigmoid task is the full Bernoulli entropy.

@@ -31,6 +31,7 @@ class Model(NamedTuple):
         stride: the factor by which its deepest map is smaller than the image.
         dimensions: spatial dimensions.
         channels: channels of its images.
+        norm: kind of its norm layers, `"batch"`, `"instance"` or `"group"`.
     """
 
     apply: Callable[..., tuple[dict[str, Array], Tree]]
@@ -40,6 +41,7 @@ class Model(NamedTuple):
     stride: int
     dimensions: int
     channels: int
+    norm: str
 
 
 def build(config: dict[str, Any]) -> Model:
@@ -74,7 +76,8 @@ def build(config: dict[str, Any]) -> Model:
         stats = shapes.get("batch_stats", {})
         return Source(params, _initial(stats, jax.tree.leaves(stats)))
 
-    return Model(apply, init, config, module.heads, module.stride, module.dimensions, module.channels)
+    norm = getattr(module, "norm", "batch")  # a network that offers no choice has batch norm
+    return Model(apply, init, config, module.heads, module.stride, module.dimensions, module.channels, norm)
 
 
 def _initial(shapes: Tree, drawn: list[Array]) -> Tree:
@@ -95,6 +98,15 @@ def require_heads(present: tuple[str, ...], wanted: tuple[str, ...]) -> None:
         raise InputError(
             f"the source model has no {' and no '.join(missing)} head (it has {', '.join(present)}); "
             "choose an objective that needs no other head, or train a source with these heads"
+        )
+
+
+def require_batch_norm(model: Model, method: str) -> None:
+    """Raises InputError when a method that chooses the statistics of batch norm is given a network without it."""
+    if model.norm != "batch":
+        raise InputError(
+            f"{method} changes the statistics of batch norm, but the source model has {model.norm} norm, which always "
+            "uses the statistics of the image itself; choose source (no update), tent or grata (adapt scale and shift)"
         )
 
 

@@ -1,0 +1,114 @@
+"""What single methods promise beyond the protocol: progressive batch norm, and networks without batch norm."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toys import all_finite, assert_trees_close, pictures, toy
+
+from jaxtta import stats
+from jaxtta.core import InputError, norm_affine, partition
+from jaxtta.methods import METHODS, batch_statistics, grata, progressive_bn, source, tent
+from jaxtta.wrappers import episodic, guarded
+
+KEY = jax.random.key(2)
+OTHER_NORMS = [(dimensions, norm) for dimensions in (2, 3) for norm in ("instance", "group")]
+
+
+def along(method, variables, images):
+    """The states and outputs of a method along a stream."""
+    state, step, history = method.init(variables, images[0]), jax.jit(method.step), []
+    for image in images:
+        state, output = step(KEY, variables, state, image)
+        history.append((state, output))
+    return history
+
+
+@pytest.mark.parametrize("tau", [1.0, 3.0])
+def test_progressive_bn_blends_with_the_share_of_the_images_seen(tau):
+    model, task, variables, space = toy()
+    images = pictures(3, 1, *space, 3)
+    for n, (_, output) in enumerate(along(progressive_bn(model, task, tau=tau), variables, images), start=1):
+        policy = stats.blend(np.sqrt(n) / (np.sqrt(n) + tau))
+        expected = model.apply(variables._asdict(), images[n - 1], stats=policy)[0]["segmentation"]
+        np.testing.assert_allclose(output.logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_predict_repeats_the_prediction_of_the_step(name):
+    model, task, variables, space = toy()
+    options = {"optimiser": optax.sgd(1e-2)} if name in ("tent", "grata") else {}
+    method, images = METHODS[name](model, task, **options), pictures(2, 1, *space, 3)
+    for image, (state, output) in zip(images, along(method, variables, images)):
+        np.testing.assert_allclose(jax.jit(method.predict)(variables, state, image), output.logits, atol=1e-5)
+
+
+def test_progressive_bn_that_has_seen_nothing_predicts_as_the_source():
+    model, task, variables, space = toy()
+    image = pictures(1, *space, 3)
+    methods = progressive_bn(model, task), source(model, task)
+    got, expected = (method.predict(variables, method.init(variables, image), image) for method in methods)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_guarded_progressive_bn_does_not_count_a_broken_image():
+    model, task, variables, space = toy()
+    images = pictures(3, 1, *space, 3)
+    broken = images.at[1, 0, 2, 3].set(jnp.nan)
+    (first, _), (passed, output), (last, final) = along(guarded(progressive_bn(model, task)), variables, broken)
+    assert output.info["skipped"] == 1 and all_finite(output)
+    assert_trees_close(passed, first)
+    second = along(progressive_bn(model, task), variables, images[::2])[-1]
+    assert_trees_close((last, final.logits), (second[0], second[1].logits), atol=1e-6)
+
+
+def test_episodic_progressive_bn_takes_every_image_for_the_first():
+    model, task, variables, space = toy()
+    images = pictures(2, 1, *space, 3)
+    method = progressive_bn(model, task)
+    *_, (state, output) = along(episodic(method), variables, images)
+    assert_trees_close((state, output), along(method, variables, images[1:])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_tau_that_cannot_be_says_what_is_expected(tau):
+    model, task, _, _ = toy()
+    with pytest.raises(InputError, match=f"tau is {tau!r}; expected a positive number"):
+        progressive_bn(model, task, tau=tau)
+
+
+@pytest.mark.parametrize("factory", [batch_statistics, progressive_bn])
+@pytest.mark.parametrize(("dimensions", "norm"), OTHER_NORMS)
+def test_methods_of_batch_statistics_refuse_networks_without_batch_norm(factory, dimensions, norm):
+    model, task, _, _ = toy(dimensions, norm=norm)
+    with pytest.raises(InputError) as error:
+        factory(model, task)
+    assert all(
+        word in str(error.value)
+        for word in (factory.__name__, f"{norm} norm", "image itself", "source", "tent", "grata")
+    )
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("factory", [tent, grata])
+@pytest.mark.parametrize(("dimensions", "norm"), OTHER_NORMS)
+def test_every_affine_of_other_norms_adapts(factory, dimensions, norm):
+    model, task, variables, space = toy(dimensions, "softmax" if dimensions == 3 else "sigmoid", norm)
+    images = pictures(2, 1, *space, model.channels)
+    history = along(factory(model, task, optimiser=optax.sgd(1e-1)), variables, images)
+    assert all_finite(history)
+    before, after = partition(variables.params, norm_affine)[0], history[-1][0].adapted
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, after)
+    for part in ("encoder1", "encoder2", "decoder1"):  # the layers of the other heads are not reached
+        assert all(jax.tree.leaves(moved[part])), part
+    unchanged = model.apply(variables._asdict(), images[-1], stats=stats.source())[0]["segmentation"]
+    assert not np.allclose(history[-1][1].logits, unchanged, atol=1e-4)
+
+
+def test_the_source_model_without_batch_norm_is_its_network():
+    model, task, variables, space = toy(norm="instance")
+    image = pictures(1, *space, 3)
+    [(_, output)] = along(source(model, task), variables, [image])
+    expected = model.apply(variables._asdict(), image, stats=stats.image())[0]["segmentation"]
+    np.testing.assert_allclose(output.logits, expected, atol=1e-5)
