@@ -5,6 +5,7 @@ tree and the dtype and shape of every leaf, and `load` verifies them. A checkpoi
 renamed when whole.
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -20,7 +21,10 @@ from orbax.checkpoint import v1 as ocp
 
 import jaxtta
 from jaxtta.core import InputError, Source, Task, Tree, paths
+from jaxtta.data import kinds
+from jaxtta.data.labels import check_labels
 from jaxtta.data.preprocessing import Preprocessing
+from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.models import Model, build
 
 FORMAT = 1
@@ -42,7 +46,7 @@ class Checkpoint(NamedTuple):
     model: Model
     source: Source
     task: Task
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | VolumePreprocessing
     manifest: dict[str, Any]
 
 
@@ -62,7 +66,7 @@ def digest(tree: Tree) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that results depend on."""
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow")
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow", "nibabel")
     own = {"jaxtta": jaxtta.__version__, "python": platform.python_version()}
     return {**own, **{name: importlib.metadata.version(name) for name in names}}
 
@@ -195,7 +199,13 @@ def load_state(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
 
 
 def save(
-    path: Path, model: Model, source: Source, task: Task, preprocessing: Preprocessing, *, provenance: dict[str, Any]
+    path: Path,
+    model: Model,
+    source: Source,
+    task: Task,
+    preprocessing: Preprocessing | VolumePreprocessing,
+    *,
+    provenance: dict[str, Any],
 ) -> None:
     """Writes a source model.
 
@@ -210,8 +220,8 @@ def save(
     manifest = {
         "kind": "encoder" if set(source.params) == {"encoder"} else "model",
         "model": model.config,
-        "task": {"classes": task.classes, "activation": task.activation, "names": task.names},
-        "preprocessing": preprocessing.to_dict(),
+        "task": dataclasses.asdict(task),
+        "preprocessing": kinds.to_dict(preprocessing),
         "provenance": provenance,
     }
     save_tree(path, {name: tree for name, tree in source._asdict().items() if tree}, manifest)
@@ -239,8 +249,8 @@ def load(path: Path, *, kind: str = "model") -> Checkpoint:
         )
     try:
         model, task = build(manifest["model"]), Task(**{**manifest["task"], "names": tuple(manifest["task"]["names"])})
-        preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
-        preprocessing.check_labels(task)
+        preprocessing = kinds.from_dict(manifest["preprocessing"])
+        check_labels(preprocessing.mask_values, task)
         if task.classes != manifest["model"]["classes"] and manifest["kind"] == "model":
             raise InputError(f"the task has {task.classes} classes, the network {manifest['model']['classes']}")
         expected = jax.eval_shape(model.init, jax.random.key(0))

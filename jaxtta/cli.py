@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jaxtta
 from jaxtta.commands.arguments import Parser, numbers, positive, seed, words
-from jaxtta.commands.shared import add_data, add_method, add_output, add_task, plan
+from jaxtta.commands.shared import add_data, add_method, add_output, add_task, add_volumes, plan
 from jaxtta.commands.texts import ABOUT, ADAPTED, EXPORTED, SETTINGS, TRAINED
 
 
@@ -61,22 +61,24 @@ def _add_adapt(commands) -> None:
     add_data(parser, "folders of masks, one for each of --images, to score against; they adapt nothing")
     parser.add_argument("--episodic", action="store_true", help="start every image from the source again")
     parser.add_argument("--repeat", type=positive, default=1, metavar="N", help="updates for each image (1)")
-    parser.add_argument("--streams", type=positive, default=1, metavar="N", help="domains to adapt side by side (1)")
+    batch = "slices or windows of a volume in an update (8 slices, 1 window); a picture is an update of its own"
+    parser.add_argument("--batch", type=positive, metavar="N", help=batch)
+    reset = "start from the source again at each volume (or picture), patient (a column of the list) or site; or never"
+    parser.add_argument("--reset", default="site", metavar="WHEN", help=f"{reset} (site)")
+    parser.add_argument("--streams", type=positive, default=1, metavar="N", help="how many to adapt side by side (1)")
     parser.add_argument("--devices", type=positive, metavar="N", help="split them over N devices (all that are of use)")
     precision = "float32 (the device's default), highest (no TF32), or bfloat16 (statistics and losses stay float32)"
     parser.add_argument("--precision", default="float32", metavar="NAME", help=precision)
     parser.add_argument(
         "--compilation-cache", type=Path, metavar="DIR", help="keep compiled programs in DIR, trusted code"
     )
-    parser.add_argument("--distributed", action="store_true", help="share the domains among the processes of the job")
+    parser.add_argument("--distributed", action="store_true", help="share the streams among the processes of the job")
     parser.add_argument(
         "--coordinator", metavar="HOST:PORT", help="of process 0, where the job does not tell by itself"
     )
     parser.add_argument("--processes", type=positive, metavar="N", help="how many there are, with --coordinator")
     parser.add_argument("--process", type=int, metavar="I", help="which this is, from 0 on, with --coordinator")
-    parser.add_argument(
-        "--probabilities", action="store_true", help="write probability maps too, 16-bit PNG for each class"
-    )
+    parser.add_argument("--probabilities", action="store_true", help="write a probability map for each class too")
     parser.add_argument("--no-overlays", action="store_true", help="write no contour overlays")
     add_output(parser)
 
@@ -115,7 +117,9 @@ def _add_train(commands) -> None:
     add_data(parser, "folders of masks, one for each of --images")
     parser.add_argument("--classes", type=int, default=2, help="output channels; softmax counts the background (2)")
     add_task(parser)
-    parser.add_argument("--channels", type=int, default=3, choices=(1, 3), help="1 for grey images, 3 for colour (3)")
+    channels = "1 for grey pictures, 3 for colour (3); of volumes, the modalities (1)"
+    parser.add_argument("--channels", type=positive, metavar="N", help=channels)
+    add_volumes(parser)
     parser.add_argument("--architecture", default="resunet", metavar="NAME", help="resunet or unet (resunet)")
     parser.add_argument("--depth", type=int, metavar="N", help="of resunet: 18, 34, 50, 101 or 152 (34)")
     parser.add_argument("--width", type=positive, metavar="N", help="features of resunet's stem (64)")
@@ -135,7 +139,7 @@ def _add_train(commands) -> None:
         "--learning-rate", type=float, default=1e-3, help="at the start of the polynomial schedule (1e-3)"
     )
     parser.add_argument("--epochs", type=int, default=200, help="passes over the images (200)")
-    parser.add_argument("--batch", type=int, default=8, help="images a step (8)")
+    parser.add_argument("--batch", type=int, default=8, help="images, slices or windows a step (8)")
     parser.add_argument(
         "--validation", type=float, default=0.1, metavar="SHARE", help="kept aside to choose the best (0.1)"
     )
@@ -144,21 +148,24 @@ def _add_train(commands) -> None:
 
 
 def _train(options) -> None:
+    from jaxtta.commands.inputs import preprocessing_for
     from jaxtta.commands.train import Training, train
     from jaxtta.core import Task
-    from jaxtta.data.preprocessing import Preprocessing
     from jaxtta.models.heads import HEADS
 
     model = {"architecture": options.architecture}
     model |= {k: getattr(options, k) for k in ("depth", "width", "features", "norm") if getattr(options, k) is not None}
     heads = HEADS[1:] if options.heads is None else () if options.heads == ("none",) else options.heads
     task = Task(options.classes, options.activation, options.names)
+    given = {k: getattr(options, k) for k in ("channels", "axis", "spacing", "intensity")}
     values = options.mask_values or tuple(range(task.labels))
+    preprocessing = preprocessing_for(options.images[0], size=options.size, mask_values=values, **given)
+    model |= {"dimensions": 3} if len(preprocessing.size) == 3 else {}
     chosen = plan(
         Training,
         options,
         task=task,
-        preprocessing=Preprocessing(options.size, options.channels, values),
+        preprocessing=preprocessing,
         model={**model, "heads": tuple(dict.fromkeys(("segmentation", *heads)))},
         augmentation=not options.no_augmentation,
     )

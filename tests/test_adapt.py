@@ -23,7 +23,7 @@ from folders import (
 
 from jaxtta import metrics
 from jaxtta.commands import options as options_module
-from jaxtta.commands import results, serving
+from jaxtta.commands import serving, writing
 from jaxtta.methods import METHODS
 from jaxtta.objectives import OBJECTIVES
 
@@ -77,7 +77,8 @@ def test_every_method_writes_a_folder_of_mixed_images(command, place, sizes, tmp
     assert [(int(row["height"]), int(row["width"])) for row in rows] == list(sizes.values())
     columns = {"domain", "name", "height", "width", "seconds", "skipped", "dice"}
     columns |= {f"{m}_{c}" for m in ("dice", "asd", "assd", "hd95") for c in ("disc", "cup")}
-    own = {"source": set(), "batch_statistics": set(), "tent": {"loss", "gradient_norm"}}
+    unchanged = {name: set() for name in ("source", "batch_statistics", "progressive_bn")}
+    own = {**unchanged, "tent": {"loss", "gradient_norm"}}
     losses = {"auxiliary_loss", "pseudo_loss", "cosine", "rate_factor", "auxiliary_norm", "pseudo_norm"}
     assert set(rows[0]) == columns | own.get(method, losses)
     numbers = [{k: float(v) for k, v in row.items() if k not in ("domain", "name")} for row in rows]
@@ -286,8 +287,8 @@ class Kill:
     """Stops a run after so many images are finished, as Ctrl-C does."""
 
     def __init__(self, monkeypatch, after):
-        self.left, self.finish = after, results.finish
-        monkeypatch.setattr(results, "finish", self)
+        self.left, self.finish = after, writing.finish
+        monkeypatch.setattr(writing, "finish", self)
 
     def __call__(self, *arguments, **keywords):
         if self.left == 0:
@@ -325,13 +326,13 @@ def test_a_killed_run_is_resumed_to_the_same_results(command, place, whole, tmp_
     done = len(table(out))
     assert done == after if saving else done <= after
     # Resumed, it computes the images that are left and no other.
-    left, finish = [], results.finish
+    left, finish = [], writing.finish
 
-    def noted(sample, *arguments, **keywords):
-        left.append(sample.case.name)
-        return finish(sample, *arguments, **keywords)
+    def noted(assembly, *arguments, **keywords):
+        left.append(assembly.sample.case.name)
+        return finish(assembly, *arguments, **keywords)
 
-    monkeypatch.setattr(results, "finish", noted)
+    monkeypatch.setattr(writing, "finish", noted)
     succeeded(command(*grata_call(place, out, "--resume")))
     assert len(left) == (5 - after if saving else 5)
     assert timeless(table(out)) == timeless(table(whole))
@@ -468,14 +469,14 @@ def test_killed_streams_are_resumed_to_the_same_results(command, place, tmp_path
         Kill(patch, after)
         assert command(*three_domains(place, out, *layout)).status == 130
     assert record(out)["status"] == "running" and (out / "resume").is_dir()
-    left, finish = [], results.finish
+    left, finish = [], writing.finish
 
-    def noted(sample, *arguments, **keywords):
-        left.append(sample.case.name)
-        return finish(sample, *arguments, **keywords)
+    def noted(assembly, *arguments, **keywords):
+        left.append(assembly.sample.case.name)
+        return finish(assembly, *arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(results, "finish", noted)
+        patch.setattr(writing, "finish", noted)
         succeeded(command(*three_domains(place, out, *layout, "--resume")))
     assert len(left) <= 9 - after + 1  # a tick of two may have been cut in half
     alone = place / "alone-tent"

@@ -129,7 +129,8 @@ def test_what_the_manifest_says(pristine):
     manifest = json.loads((pristine / checkpoint.MANIFEST).read_text())
     assert manifest["format"] == checkpoint.FORMAT and manifest["kind"] == "model"
     assert manifest["model"] == {**UNET, "features": [4, 8]}
-    assert manifest["task"] == {"classes": 2, "activation": "sigmoid", "names": ["disc", "cup"]}
+    names = ["disc", "cup"]
+    assert manifest["task"] == {"classes": 2, "activation": "sigmoid", "names": names, "quarter_turns": True}
     assert manifest["preprocessing"] == {"size": [48, 32], "channels": 3, "mask_values": "fundus"}
     assert manifest["provenance"] == PROVENANCE
     for name in ("jax", "flax", "orbax-checkpoint", "numpy"):

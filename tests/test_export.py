@@ -15,6 +15,7 @@ from toys import assert_trees_close, pictures, toy
 from jaxtta import checkpoint, export
 from jaxtta.commands.options import build_method
 from jaxtta.core import InputError
+from jaxtta.data import kinds
 from jaxtta.methods import METHODS
 from jaxtta.wrappers import guarded
 
@@ -211,7 +212,7 @@ def test_the_command_line_exports_what_adapt_runs(command, tmp_path, name):
     assert exported.record["settings"] == ({"learning_rate": "1e-2", "rate": "linear"} if name == "grata" else {})
     assert exported.record["source_sha256"] == loaded.manifest["sha256"]
     assert exported.record["task"]["names"] == ["disc", "cup"]
-    assert exported.record["preprocessing"] == loaded.preprocessing.to_dict()
+    assert exported.record["preprocessing"] == kinds.to_dict(loaded.preprocessing)
     method = build_method(name, loaded.model, loaded.task, exported.record["settings"])
     prediction = follows(exported, method, jax.device_put(loaded.source), loaded.task)
     assert name == "source" or 0 < prediction.info["rate_factor"] < 1

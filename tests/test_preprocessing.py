@@ -11,10 +11,12 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from jaxtta.core import InputError, Task
-from jaxtta.data import images
+from jaxtta.data import images, kinds
 from jaxtta.data.cases import Case, find_cases
+from jaxtta.data.labels import check_labels, label_map, written_values
 from jaxtta.data.prefetch import prefetch
-from jaxtta.data.preprocessing import Preprocessing, labels, load, prepare, restore
+from jaxtta.data.preprocessing import Preprocessing, prepare
+from jaxtta.data.sample import Assembly
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (12, 17), np.uint8)
@@ -135,8 +137,14 @@ def test_any_finite_image_lands_between_zero_and_one(image):
 @pytest.mark.parametrize("values", ["fundus", (0, 1, 2), [255, 128, 0]])
 def test_manifest_round_trip(values):
     preprocessing = Preprocessing((512, 384), channels=3, mask_values=values)
-    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+    assert kinds.from_dict(json.loads(json.dumps(kinds.to_dict(preprocessing)))) == preprocessing
     hash(preprocessing)
+
+
+def test_a_manifest_without_a_kind_is_of_pictures():
+    assert kinds.from_dict({"size": [8, 4], "channels": 1, "mask_values": [0, 1]}) == Preprocessing((8, 4), 1, (0, 1))
+    with pytest.raises(InputError, match=r"of the kind 'film'; this jaxtta knows image, volume"):
+        kinds.from_dict({"kind": "film"})
 
 
 @pytest.mark.parametrize("arguments", [
@@ -152,31 +160,29 @@ def test_senseless_settings(arguments):
 
 def test_unknown_entries_of_a_manifest():
     with pytest.raises(InputError, match="colour"):
-        Preprocessing.from_dict({"size": [5, 5], "channels": 3, "colour": True})
+        kinds.from_dict({"size": [5, 5], "channels": 3, "colour": True})
 
 
 def test_labels_of_values():
     mask = np.array([[7, 0], [300, 7]], np.int32)
-    preprocessing = Preprocessing((8, 8), mask_values=(0, 7, 300))
-    np.testing.assert_array_equal(labels(mask, preprocessing, 3, Path("m.png")), [[1, 0], [2, 1]])
+    np.testing.assert_array_equal(label_map(mask, (0, 7, 300), Path("m.png")), [[1, 0], [2, 1]])
     with pytest.raises(InputError, match=r"m\.png: unknown mask values 8, 9; known are 0, 7, 300"):
-        labels(np.array([[8, 9, 0]]), preprocessing, 3, Path("m.png"))
+        label_map(np.array([[8, 9, 0]]), (0, 7, 300), Path("m.png"))
     with pytest.raises(InputError, match="and 30 more"):
-        labels(np.arange(8, 48)[None], Preprocessing((8, 8), mask_values=(0, 1)), 2, Path("m.png"))
-    with pytest.raises(InputError, match="3 labels, but the task has 4"):
-        labels(mask, preprocessing, 4, Path("m.png"))
+        label_map(np.arange(8, 48)[None], (0, 1), Path("m.png"))
+    with pytest.raises(InputError, match="3 labels, the task has 4"):
+        check_labels((0, 7, 300), Task(4, "softmax"))
 
 
 def test_labels_of_a_fundus_mask():
-    preprocessing = Preprocessing((8, 8), mask_values="fundus")
     mask = np.array([[255, 128, 0, 1, 254]], np.int32)
-    found = labels(mask, preprocessing, 3, Path("m.bmp"))
+    found = label_map(mask, "fundus", Path("m.bmp"))
     assert found.dtype == np.uint8 and found.tolist() == [[0, 1, 2, 1, 1]]
-    assert preprocessing.written_values == (255, 128, 0)
+    assert written_values("fundus") == (255, 128, 0)
     with pytest.raises(InputError, match=r"m\.bmp: no pixel is 255.*it has 0, 1, 2"):
-        labels(np.array([[0, 1, 2]]), preprocessing, 3, Path("m.bmp"))
+        label_map(np.array([[0, 1, 2]]), "fundus", Path("m.bmp"))
     with pytest.raises(InputError, match=r"m\.bmp: unknown mask values -1, 256"):
-        labels(np.array([[-1, 256, 255]]), preprocessing, 3, Path("m.bmp"))
+        label_map(np.array([[-1, 256, 255]]), "fundus", Path("m.bmp"))
 
 
 def test_a_folder_of_mixed_sizes_and_formats(tmp_path):
@@ -191,24 +197,26 @@ def test_a_folder_of_mixed_sizes_and_formats(tmp_path):
         Image.fromarray(mask).save(tmp_path / "masks" / f"{name[0]}.png")
     preprocessing = Preprocessing((32, 32), mask_values="fundus")
     cases = find_cases(tmp_path, masks=tmp_path / "masks")
-    results = list(prefetch(lambda case: load(case, preprocessing, FUNDUS), cases))
+    results = list(prefetch(lambda case: preprocessing.open(case, FUNDUS), cases))
     assert [case.image.name for case, _ in results] == list(sizes)
     for case, sample in results:
         size = sizes[case.image.name]
-        assert sample.case == case and sample.original_size == size == sample.photo.shape[:2]
+        assert sample.case == case and sample.shape == size == sample.photo.shape[:2]
         assert sample.image.shape == (32, 32, 3) and sample.image.dtype == np.float32
         assert sample.image.min() == 0 and sample.image.max() == 1
-        assert sample.labels.shape == (32, 32) and sample.labels.dtype == np.uint8
+        np.testing.assert_array_equal(sample.inputs(0), sample.image[None])
+        labels = sample.block_labels(0)
+        assert labels.shape == (32, 32) and labels.dtype == np.uint8
         assert sample.reference.shape == size and np.bincount(sample.reference.ravel())[1:].tolist() == [55, 9]
         path = tmp_path / "out" / f"{case.name}.png"
-        images.write_label_png(path, sample.reference, preprocessing.written_values)
+        images.write_label_png(path, sample.reference, written_values(preprocessing.mask_values))
         np.testing.assert_array_equal(images.read_mask(path), images.read_mask(case.mask))
 
 
 def test_without_a_mask(tmp_path):
     images.write_png(tmp_path / "a.png", RNG.integers(0, 256, (9, 8), np.uint8))
-    sample = load(find_cases(tmp_path)[0], Preprocessing((16, 16)), FUNDUS)
-    assert sample.labels is None and sample.reference is None and sample.photo.shape == (9, 8, 1)
+    sample = Preprocessing((16, 16)).open(find_cases(tmp_path)[0], FUNDUS)
+    assert sample.reference is None and sample.photo.shape == (9, 8, 1)
 
 
 def test_mask_of_another_size(tmp_path):
@@ -216,12 +224,19 @@ def test_mask_of_another_size(tmp_path):
     images.write_png(tmp_path / "drawn.png", np.zeros((8, 9), np.uint8))
     case = Case("photo", tmp_path / "photo.png", tmp_path / "drawn.png", "")
     with pytest.raises(InputError, match=r"photo\.png and its mask .*drawn\.png .* 9 x 8 and 8 x 9"):
-        load(case, Preprocessing((16, 16)), FUNDUS)
+        Preprocessing((16, 16)).open(case, FUNDUS)
 
 
-def test_restore():
-    probabilities = RNG.random((16, 16, 2)).astype(np.float32)
-    restored = restore(probabilities, (37, 50))
-    assert restored.shape == (37, 50, 2) and restored.dtype == np.float32
+def test_a_prediction_comes_back_on_the_grid_of_the_file(tmp_path):
+    images.write_png(tmp_path / "a.png", RNG.integers(0, 256, (37, 50), np.uint8))
+    sample = Preprocessing((16, 16), mask_values="fundus").open(find_cases(tmp_path)[0], FUNDUS)
+    probabilities = RNG.random((1, 16, 16, 2)).astype(np.float32)
+    assembly = Assembly(sample, FUNDUS, keep=True)
+    assembly.add(0, probabilities)
+    restored = assembly.probabilities
+    np.testing.assert_array_equal(restored, images.resize_linear(probabilities[0], (37, 50)))
     assert restored.min() >= probabilities.min() - 1e-6 and restored.max() <= probabilities.max() + 1e-6
-    np.testing.assert_allclose(restore(probabilities, (16, 16)), probabilities, atol=1e-6)
+    np.testing.assert_array_equal(assembly.labels, FUNDUS.decode(restored))
+    for channel in range(2):
+        np.testing.assert_array_equal(assembly.channel(channel), restored[..., channel] > 0.5)
+    assert Assembly(sample, FUNDUS, keep=False).probabilities is None

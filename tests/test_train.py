@@ -350,7 +350,7 @@ WRONG = [
     (["--mask-values", "0,1"], ("--mask-values", "the task has 3")),
     (["--mask-values", "a,b"], ("--mask-values", "fundus")),
     (["--mask-values", "0,1,2"], ("masks/0.png", "255", "mask_values")),
-    (["--channels", 2], ("--channels", "2")),
+    (["--channels", 2], ["channels is 2", "grey"]),
     (["--seed", "-1"], ("--seed", "'-1'", "from 0")),
     (["--colour"], ("--colour", "--help")),
     (["--encoder", "nowhere"], ("nowhere", "no such checkpoint")),

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtta import checkpoint, run
 from jaxtta.commands import inputs, options, output, results
 from jaxtta.commands.serving import Share, serve
+from jaxtta.core import InputError
 from jaxtta.data.cases import Case
 from jaxtta.distributed import together
 from jaxtta.models.precision import with_precision
@@ -24,7 +25,7 @@ class Adaptation:
 
     Attributes:
         source: checkpoint of the source model.
-        images: folders or CSV lists; each is a domain, and the state starts anew at each.
+        images: folders or CSV lists; each is a domain.
         out: folder to write.
         method: name in `METHODS`.
         masks: a folder of masks for each of `images`, for scores.
@@ -32,7 +33,10 @@ class Adaptation:
         settings: the method's options as text.
         episodic: start every image from the source.
         repeat: updates per image.
-        streams: domains to adapt side by side.
+        batch: slices or windows of a volume in an update; when None 8 slices, 1 window, and 1 for pictures.
+        reset: at what the state starts from the source again: each `"volume"` (or picture), `"patient"`, `"site"` (that
+            is, domain), or `"never"`. What lies between two starts is a stream.
+        streams: how many to adapt side by side.
         devices: how many devices to split them over; as many as are of use when None.
         precision: of the products, see `jaxtta.models.precision`.
         seed: of the keys.
@@ -53,6 +57,8 @@ class Adaptation:
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
     episodic: bool = False
     repeat: int = 1
+    batch: int | None = None
+    reset: str = "site"
     streams: int = 1
     devices: int | None = None
     precision: str = "float32"
@@ -76,8 +82,8 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
     """
     out = Path(plan.out)
     ready = together(lambda: _ready(plan))
-    share, loaded, streams, checked = ready.share, ready.loaded, ready.streams, ready.checked
-    reads = [path for case in ready.cases for path in (case.image, case.mask) if path is not None]
+    plan, share, loaded, streams, checked = ready.plan, ready.share, ready.loaded, ready.streams, ready.checked
+    reads = [path for case in ready.cases for path in case.files]
     first = share.number == 0
     together(lambda: first and ready.before is None and output.begin_output(out, [Path(plan.source), *reads]))
     record = {
@@ -93,10 +99,12 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
     }
     _written(out, share, record)
     began = time.perf_counter()
-    names = list(dict.fromkeys(case.domain for case in ready.cases))
-    domains = {names.index(name): [c for c in checked.cases if c.domain == name] for name in names}
-    domains = {number: group for number, group in domains.items() if group}
-    compile_seconds, _ = together(lambda: serve(plan, loaded, streams, domains, several=len(names) > 1, share=share))
+    several = len({case.domain for case in ready.cases}) > 1
+    groups = {
+        number: {c: checked.cases[c] for c in group if c in checked.cases} for number, group in ready.groups.items()
+    }
+    groups = {number: group for number, group in groups.items() if group}
+    compile_seconds, _ = together(lambda: serve(plan, loaded, streams, groups, several=several, share=share))
     seconds = {"compile_seconds": round(compile_seconds, 3), "seconds": round(time.perf_counter() - began, 3)}
     rows = together(lambda: _rows(out, share, ready.cases))
     record |= {"status": "finished", **seconds, **results.summary(rows, loaded.task)}
@@ -108,23 +116,35 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
     return record
 
 
+RESETS = {
+    "volume": lambda case: (case.domain, case.name),
+    "patient": lambda case: (case.domain, case.patient),
+    "site": lambda case: case.domain,
+    "never": lambda case: None,
+}
+
+
 class Ready(NamedTuple):
     """What is known before anything is written.
 
     Attributes:
+        plan: with every choice made.
         share: which of the processes this is.
         loaded: the source's checkpoint.
         streams: the method, to be compiled.
         cases: of all processes.
+        groups: the cases of each of this process's streams, by its number among all.
         checked: of this process, read once.
         identity: what a run that is resumed must have in common with the one before; its cases are this process's.
         before: the `run.json` of the run to resume.
     """
 
+    plan: Adaptation
     share: Share
     loaded: checkpoint.Checkpoint
     streams: run.Streams
     cases: list[Case]
+    groups: dict[int, list[Case]]
     checked: inputs.Checked
     identity: dict[str, Any]
     before: dict[str, Any] | None
@@ -142,26 +162,30 @@ def _ready(plan: Adaptation) -> Ready:
         each_image_anew=plan.episodic,
         times=plan.repeat,
     )
-    cases = inputs.find_all(list(plan.images), list(plan.masks), root=plan.root)
-    blank = jax.ShapeDtypeStruct((1, *loaded.preprocessing.size, loaded.preprocessing.channels), np.float32)
+    preprocessing = loaded.preprocessing
+    plan = dataclasses.replace(plan, batch=_batch(plan, preprocessing))
+    cases = inputs.find_all(list(plan.images), list(plan.masks), preprocessing, root=plan.root)
+    blank = jax.ShapeDtypeStruct((plan.batch, *preprocessing.size, preprocessing.channels), np.float32)
     run.check(method, loaded.source, blank)
-    names = list(dict.fromkeys(case.domain for case in cases))
     share = Share(jax.process_index(), jax.process_count())
-    own = [case for case in cases if share.has(names.index(case.domain))]
-    places = max(1, min(plan.streams, len({case.domain for case in own})))
+    groups = {number: group for number, group in enumerate(_streams(cases, plan.reset)) if share.has(number)}
+    own = [case for group in groups.values() for case in group]
+    places = max(1, min(plan.streams, len(groups)))
     wanted = plan.devices or min(jax.local_device_count(), places)
     mesh = None if wanted == 1 else run.device_mesh(wanted)
     streams = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh)
-    checked = inputs.Checked([], [])
+    checked = inputs.Checked({}, True, [])
     if own:
-        reading = {"skip_bad": plan.skip_bad, "quiet": plan.quiet}
-        checked = inputs.check_cases(own, loaded.preprocessing, loaded.task, **reading)
+        reading = {"batch": plan.batch, "skip_bad": plan.skip_bad, "quiet": plan.quiet}
+        checked = inputs.check_cases(own, preprocessing, loaded.task, **reading)
     identity = {
         "method": plan.method,
         "settings": plan.settings,
         "precision": plan.precision,
         "episodic": plan.episodic,
         "repeat": plan.repeat,
+        "batch": plan.batch,
+        "reset": plan.reset,
         "streams": plan.streams,
         "processes": share.count,
         "seed": plan.seed,
@@ -172,10 +196,31 @@ def _ready(plan: Adaptation) -> Ready:
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
     }
     if before is not None:
-        others = set(names) - {case.domain for case in own}  # their cases are for other processes to compare
-        theirs = [case for case in before.get("cases", []) if case.split("/")[0] not in others]
+        others = {f"{case.domain}/{case.name}" for case in set(cases) - set(own)}  # for other processes to compare
+        theirs = [case for case in before.get("cases", []) if case not in others]
         output.same_run(out, {**before, "cases": theirs}, identity)
-    return Ready(share, loaded, streams, cases, checked, identity, before)
+    return Ready(plan, share, loaded, streams, cases, groups, checked, identity, before)
+
+
+def _batch(plan: Adaptation, preprocessing: Any) -> int:
+    """The batch that was asked for, or the default."""
+    if preprocessing.kind == "image" and plan.batch not in (None, 1):
+        raise InputError(f"--batch {plan.batch}: a picture is an update of its own; leave it out")
+    slices = preprocessing.kind == "volume" and len(preprocessing.size) == 2
+    return plan.batch or (8 if slices else 1)
+
+
+def _streams(cases: list[Case], reset: str) -> list[list[Case]]:
+    """The cases of each stream, in their order."""
+    if reset not in RESETS:
+        raise InputError(f"reset is {reset!r}; choose one of {', '.join(RESETS)}")
+    unknown = next((case for case in cases if not case.patient), None)
+    if reset == "patient" and unknown is not None:
+        raise InputError(f"{unknown.image}: no patient is named; --reset patient needs a list with the column patient")
+    streams: dict[Any, list[Case]] = {}
+    for case in cases:
+        streams.setdefault(RESETS[reset](case), []).append(case)
+    return list(streams.values())
 
 
 def _rows(out: Path, share: Share, cases: list[Case]) -> list[dict]:

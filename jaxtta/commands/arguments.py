@@ -11,12 +11,25 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def size(text: str) -> tuple[int, int]:
-    """`(height, width)` of `512` or `384x512`."""
+def size(text: str) -> tuple[int, ...]:
+    """`(height, width)` of `512` or `384x512`, `(depth, height, width)` of `32x64x64`."""
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected one number or HEIGHTxWIDTH, as in 512 or 384x512")
-    return int(parts[0]), int(parts[-1])
+    if len(parts) > 3 or not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected one number, HEIGHTxWIDTH or DEPTHxHEIGHTxWIDTH, as in 512, 384x512 or 32x64x64"
+        )
+    return tuple(int(part) for part in (parts if len(parts) > 1 else parts * 2))
+
+
+def spacing(text: str) -> tuple[float, ...]:
+    """Millimetres of `0.8x0.8` or `3x0.8x0.8`."""
+    try:
+        parts = tuple(float(part) for part in text.lower().split("x"))
+    except ValueError:
+        parts = ()
+    if not (len(parts) in (2, 3) and all(0 < part < float("inf") for part in parts)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected millimetres, as in 0.8x0.8 or 3x0.8x0.8")
+    return parts
 
 
 def values(text: str) -> tuple[int, ...] | str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtta import checkpoint
 from jaxtta.core import InputError, Task
+from jaxtta.data.labels import check_labels
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.torch_import import convert, read_state_dict
 
@@ -52,7 +53,7 @@ def convert_file(
     preprocessing = Preprocessing(
         size, model.channels, mask_values or ("fundus" if fundus else tuple(range(task.labels)))
     )
-    preprocessing.check_labels(task)
+    check_labels(preprocessing.mask_values, task)
     provenance = {
         "command": "convert",
         "weights": str(weights),

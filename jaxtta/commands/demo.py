@@ -10,10 +10,10 @@ from jaxtta.commands.adapt import Adaptation, adapt
 from jaxtta.commands.synthesize import synthesize
 from jaxtta.core import InputError
 from jaxtta.data import images, overlays
-from jaxtta.methods import METHODS
 
 CENTRES = ("birch", "cedar", "dogwood")
 CHECKPOINT = "synthetic_fundus"
+METHODS = ("source", "batch_statistics", "tent", "grata")
 
 
 def demo_checkpoint() -> Path:
@@ -24,7 +24,7 @@ def demo_checkpoint() -> Path:
 
 
 def demo(out: Path, *, overwrite: bool = False, count: int = 16, seed: int = 0) -> dict[str, float]:
-    """Draws three centres, adapts to them under every method, prints a table and writes pictures.
+    """Draws three centres, adapts to them under four methods, prints a table and writes pictures.
 
     Args:
         out: folder to write: `data/`, a folder for each method, `overlays.png`, `stream.png`, `run.json`.

@@ -1,25 +1,55 @@
 """Cases from the command line: found, and every file read once before anything is computed or written."""
 
-import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from jaxtta.core import InputError, Task
-from jaxtta.data.cases import Case, find_cases
+from jaxtta.data.cases import Case, find_cases, kind_of
 from jaxtta.data.prefetch import prefetch
-from jaxtta.data.preprocessing import Preprocessing, load
+from jaxtta.data.preprocessing import Preprocessing
+from jaxtta.data.volumes import VolumePreprocessing
 
 
 class Checked(NamedTuple):
-    """The cases that can be read, and the others as `{"name", "domain", "error"}`."""
+    """What reading every file once has shown.
 
-    cases: list[Case]
+    Attributes:
+        cases: those that can be read, each with the updates it takes.
+        square: whether all have the same spacing along both in-plane axes, within a tenth.
+        bad: the others, as `{"name", "domain", "error"}`.
+    """
+
+    cases: dict[Case, int]
+    square: bool
     bad: list[dict[str, str]]
 
 
-def find_all(images: list[Path], masks: list[Path], *, root: Path | None = None) -> list[Case]:
+def preprocessing_for(
+    images: Path, *, size: tuple[int, ...], channels: int | None, mask_values: tuple[int, ...] | str, **volumes: Any
+) -> Preprocessing | VolumePreprocessing:
+    """The preprocessing for what a folder or list has, pictures or volumes; what is None takes its default.
+
+    Raises:
+        InputError: a value that makes no sense, or one for volumes where there are pictures.
+    """
+    given = {key: value for key, value in volumes.items() if value is not None}
+    if kind_of(images) == "volume":
+        given |= {} if channels is None else {"channels": channels}
+        return VolumePreprocessing(size, mask_values=mask_values, **given)
+    if given:
+        raise InputError(f"{images} has no volumes; --{min(given)} is for .nii and .nii.gz files: leave it out")
+    return Preprocessing(size, 3 if channels is None else channels, mask_values)
+
+
+def find_all(
+    images: list[Path],
+    masks: list[Path],
+    preprocessing: Preprocessing | VolumePreprocessing,
+    *,
+    root: Path | None = None,
+) -> list[Case]:
     """The cases of several folders or lists, each a domain of its own unless a list names the domains.
 
     Raises:
@@ -34,7 +64,8 @@ def find_all(images: list[Path], masks: list[Path], *, root: Path | None = None)
     cases: list[Case] = []
     for i, (folder, name) in enumerate(zip(images, _domains(images))):
         domain, above = (name, None) if folder.is_dir() else (None, root)
-        found = find_cases(folder, masks=masks[i] if masks else None, root=above, domain=domain)
+        kind = {"suffixes": preprocessing.suffixes, "modalities": preprocessing.modalities}
+        found = find_cases(folder, masks=masks[i] if masks else None, root=above, domain=domain, **kind)
         again = {case.domain for case in found} & {case.domain for case in cases}
         if again:
             raise InputError(
@@ -67,25 +98,36 @@ def _domains(images: list[Path]) -> list[str]:
 
 
 def check_cases(
-    cases: list[Case], preprocessing: Preprocessing, task: Task, *, skip_bad: bool, quiet: bool = False
+    cases: list[Case],
+    preprocessing: Preprocessing | VolumePreprocessing,
+    task: Task,
+    *,
+    batch: int = 1,
+    skip_bad: bool,
+    quiet: bool = False,
 ) -> Checked:
     """Reads every file once.
 
     Raises:
         InputError: files are bad and `skip_bad` is off, or all are; the message tells the first and how many more.
     """
-    read = functools.partial(load, preprocessing=preprocessing, task=task)
-    good, bad = [], []
-    for case, result in tqdm(
-        prefetch(read, cases), "checking", len(cases), unit="image", leave=False, disable=quiet or None
-    ):
+
+    def look(case: Case) -> tuple[int, bool]:
+        sample = preprocessing.open(case, task, batch=batch)
+        height, width = sample.working_spacing[-2:]
+        return sample.steps, abs(height / width - 1) < 0.1
+
+    good, bad, square = {}, [], True
+    reading = prefetch(look, cases)
+    for case, result in tqdm(reading, "checking", len(cases), unit="file", leave=False, disable=quiet or None):
         if isinstance(result, InputError):
             bad.append({"name": case.name, "domain": case.domain, "error": str(result)})
         else:
-            good.append(case)
+            good[case] = result[0]
+            square &= result[1]
     if bad and not skip_bad:
         more = f"and {len(bad) - 1} more bad files; " if len(bad) > 1 else ""
         raise InputError(f"{bad[0]['error']} ({more}--skip-bad leaves out what is bad and goes on)")
     if not good:
         raise InputError(f"{bad[0]['error']} (all {len(bad)} files are bad)")
-    return Checked(good, bad)
+    return Checked(good, square, bad)

@@ -70,8 +70,11 @@ def build_method(
     unknown = [key for key in settings if key not in known]
     if unknown:
         raise InputError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(known) or '(none)'}")
+    parameters = inspect.signature(METHODS[name]).parameters
     keywords: dict[str, object] = {
-        k: v for k, v in settings.items() if k not in ("optimiser", "learning_rate", "select")
+        k: _positive(k, v) if isinstance(parameters[k].default, float) else v
+        for k, v in settings.items()
+        if k not in ("optimiser", "learning_rate", "select")
     }
     if "optimiser" in settings or "learning_rate" in settings:
         choice = settings.get("optimiser", "adam")

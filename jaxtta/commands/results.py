@@ -1,35 +1,19 @@
-"""What an adaptation leaves behind: masks, probability maps, overlays, a row per image, and the summary."""
+"""The tables an adaptation leaves behind: a row for each case, and the summary over domains."""
 
 import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from jaxtta import metrics
-from jaxtta.checkpoint import Checkpoint
 from jaxtta.core import Task
-from jaxtta.data import images, overlays
 from jaxtta.data.cases import Case
-from jaxtta.data.preprocessing import Sample, restore
 
 TABLE = "predictions.csv"
-OVERLAY_SIDE = 1024
 TEXT = ("domain", "name")
-
-
-class Folders(NamedTuple):
-    """Where the files of a run go, and which of the optional ones are wanted."""
-
-    out: Path
-    probabilities: bool
-    overlays: bool
-
-    def of(self, domain: str) -> "Folders":
-        """The folders of one domain; the run's own when the name is empty."""
-        return self._replace(out=self.out / domain) if domain else self
+SHAPE = ("depth", "height", "width")
 
 
 class Table:
@@ -72,60 +56,21 @@ def write_rows(path: Path, rows: Sequence[dict]) -> None:
     os.replace(temporary, path)
 
 
+def write_columns(path: Path, columns: dict[str, Sequence[float]]) -> None:
+    """Writes a table of numbers, making its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows([f"{value:.10g}" for value in row] for row in zip(*columns.values()))
+
+
 def read_rows(path: Path) -> list[dict]:
     """The rows of a `predictions.csv`, numbers as numbers; a last line that was cut off is left out."""
     text = path.read_text()
     rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
     whole = [row for row in rows if None not in row and all(value for value in row.values())]
     return [{k: v if k in TEXT else float(v) for k, v in row.items()} for row in whole]
-
-
-def finish(
-    sample: Sample,
-    probabilities: np.ndarray,
-    info: dict[str, float],
-    seconds: float,
-    *,
-    folders: Folders,
-    loaded: Checkpoint,
-) -> dict[str, Any]:
-    """Writes the files of one image at its original size and returns its row.
-
-    Args:
-        sample: the image as it was read.
-        probabilities: `[height, width, classes]`, the model's size.
-        info: scalars of the step.
-        seconds: what the image took, from the end of the one before it.
-        folders: where to write.
-        loaded: the source's checkpoint.
-    """
-    task, name = loaded.task, sample.case.name
-    full = restore(probabilities, sample.original_size)
-    labels = task.decode(full)
-    images.write_label_png(folders.out / "masks" / f"{name}.png", labels, loaded.preprocessing.written_values)
-    prediction = full > 0.5 if task.activation == "sigmoid" else task.channels(labels)
-    reference = None if sample.reference is None else task.channels(sample.reference)
-    front = task.foreground
-    if folders.probabilities:
-        for c in range(front.start, front.stop):
-            grey = np.round(full[..., c] * 65535).astype(np.uint16)
-            images.write_png(folders.out / "probabilities" / f"{name}_{task.names[c]}.png", grey)
-    if folders.overlays:
-        shown = None if reference is None else reference[..., front]
-        picture = overlays.overlay(sample.photo, prediction[..., front], reference=shown)
-        longest = max(picture.shape[:2])
-        if longest > OVERLAY_SIDE:
-            picture = images.resize(picture, tuple(round(n * OVERLAY_SIDE / longest) for n in picture.shape[:2]))
-        images.write_png(folders.out / "overlays" / f"{name}.png", picture)
-    height, width = sample.original_size
-    row = {"domain": sample.case.domain, "name": name, "height": height, "width": width, "seconds": seconds, **info}
-    if reference is not None:
-        scores = {}
-        for c in range(front.start, front.stop):
-            score = metrics.score(prediction[..., c], reference[..., c], spacing=1.0)
-            scores |= {f"{metric}_{task.names[c]}": value for metric, value in score.items()}
-        row |= {"dice": mean([v for k, v in scores.items() if k.startswith("dice_")]), **scores}
-    return row
 
 
 def mean(values: Sequence[float]) -> float:
@@ -143,7 +88,7 @@ def summary(rows: list[dict], task: Task) -> dict[str, Any]:
     domains = {}
     for domain in dict.fromkeys(row["domain"] for row in rows):
         own = [row for row in rows if row["domain"] == domain]
-        columns = [c for c in own[0] if c not in (*TEXT, "height", "width", "dice")]
+        columns = [c for c in own[0] if c not in (*TEXT, *SHAPE, "dice")]
         means = {column: mean([row[column] for row in own]) for column in columns}
         if "dice" in own[0]:
             means["dice"] = mean([means[f"dice_{name}"] for name in task.names[task.foreground]])

@@ -1,9 +1,10 @@
 """The pipeline behind `jaxtta adapt`: files are read ahead, the device always has work, results are written behind."""
 
+import collections
 import functools
 import os
+import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +15,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxtta import checkpoint, run
-from jaxtta.commands import results
+from jaxtta.commands import results, writing
 from jaxtta.core import InputError
 from jaxtta.data.cases import Case
 from jaxtta.data.prefetch import prefetch
-from jaxtta.data.preprocessing import Sample, load
+from jaxtta.data.sample import Assembly, Sample
 from jaxtta.schedule import Tick, schedule
 
 SAVE_SECONDS = 60.0
@@ -27,9 +28,10 @@ WRITERS = max(2, min(4, os.cpu_count() or 2))
 
 
 class Served(NamedTuple):
-    """A case that has been computed: its sample, probabilities `[height, width, classes]`, scalars and seconds."""
+    """A step that has been computed: of which sample, probabilities `[batch, *size, classes]`, scalars and seconds."""
 
     sample: Sample
+    step: int
     probabilities: np.ndarray
     info: dict[str, float]
     seconds: float
@@ -41,9 +43,9 @@ class Share(NamedTuple):
     number: int
     count: int
 
-    def has(self, domain: int) -> bool:
-        """Whether the domain of that number is this process's."""
-        return domain % self.count == self.number
+    def has(self, stream: int) -> bool:
+        """Whether the stream of that number is this process's."""
+        return stream % self.count == self.number
 
     def file(self, name: str) -> str:
         """This process's own file of that name."""
@@ -55,30 +57,30 @@ def serve(
     plan: Any,
     loaded: checkpoint.Checkpoint,
     streams: run.Streams,
-    domains: dict[int, list[Case]],
+    groups: dict[int, dict[Case, int]],
     *,
     several: bool,
     share: Share,
 ) -> tuple[float, list[dict]]:
-    """Adapts to all domains of this process and writes their files.
+    """Adapts along all streams of this process and writes their files.
 
     Args:
         plan: an `Adaptation`.
         loaded: the source's checkpoint.
         streams: the compiled method.
-        domains: the cases of each domain by its number in the whole run, which its keys depend on.
+        groups: the cases of each stream, with their steps, by its number in the whole run, which its keys depend on.
         several: whether the whole run has several domains, each with a folder of its own.
         share: which of the processes this is.
 
     Returns:
         Seconds of compilation, and a row for each case in their order.
     """
-    out, cases = Path(plan.out), [case for domain in domains.values() for case in domain]
+    out, cases = Path(plan.out), [case for group in groups.values() for case in group]
     if not cases:
         results.write_rows(out / share.file(results.TABLE), [])
         return 0.0, []
-    ticks = schedule([len(domain) for domain in domains.values()], streams.places)
-    shape = (streams.places, 1, *loaded.preprocessing.size, loaded.preprocessing.channels)
+    ticks = schedule([sum(group.values()) for group in groups.values()], streams.places)
+    shape = (streams.places, plan.batch, *loaded.preprocessing.size, loaded.preprocessing.channels)
     states = streams.begin(np.zeros(shape, np.float32))
     table_path, resume = out / share.file(results.TABLE), out / share.file("resume")
     done, rows = 0, []
@@ -89,19 +91,28 @@ def serve(
     if done < len(ticks):
         streams.compile(jax.random.key(plan.seed), ticks[0], states, np.zeros(shape, np.float32))
     compile_seconds = time.perf_counter() - began
-    folders = results.Folders(out, probabilities=plan.probabilities, overlays=plan.overlays)
-    bar = tqdm(total=len(cases), initial=len(rows), desc=plan.method, unit="image", disable=plan.quiet or None)
+    folders = writing.Folders(out, probabilities=plan.probabilities, overlays=plan.overlays)
+    unit = loaded.preprocessing.kind
+    bar = tqdm(total=len(cases), initial=len(rows), desc=plan.method, unit=unit, disable=plan.quiet or None)
     with ThreadPoolExecutor(WRITERS) as pool, bar, results.Table(table_path, rows) as table:
-        waiting: deque[Future] = deque()
+        waiting: collections.deque[Future] = collections.deque()
+        unfinished: dict[Case, Unfinished] = {}
 
         def report(most: int) -> None:
             while len(waiting) > most or (waiting and waiting[0].done()):
-                _report(bar, table, waiting.popleft().result())
+                row = waiting.popleft().result()
+                if row is not None:
+                    _report(bar, table, row)
 
-        for count, kept, served in _served(plan, loaded, streams, domains, ticks[done:], states):
-            for result in served:
-                folder = folders.of(result.sample.case.domain if several else "")
-                waiting.append(pool.submit(results.finish, *result, folders=folder, loaded=loaded))
+        for count, kept, served in _served(plan, loaded, streams, groups, ticks[done:], states):
+            for one in served:
+                case = one.sample.case
+                folder = folders.of(case.domain if several else "")
+                if case not in unfinished:
+                    unfinished[case] = Unfinished(one.sample, folder, loaded)
+                waiting.append(unfinished[case].take(pool, one))
+                if one.step == one.sample.steps - 1:
+                    del unfinished[case]
             report(4 * streams.places + WRITERS)
             if kept is not None:
                 report(0)
@@ -112,40 +123,93 @@ def serve(
     return compile_seconds, rows
 
 
-def _served(plan, loaded, streams: run.Streams, domains, ticks: list[Tick], states) -> Iterator[tuple]:
+class Unfinished:
+    """A case whose steps are still coming. They are put together behind the device's back, one after the other."""
+
+    def __init__(self, sample: Sample, folders: writing.Folders, loaded: checkpoint.Checkpoint):
+        self.sample, self.folders, self.loaded = sample, folders, loaded
+        self.assembly = Assembly(sample, loaded.task, keep=folders.probabilities)
+        self.infos, self.seconds, self.before = [], 0.0, None
+
+    def take(self, pool: ThreadPoolExecutor, served: Served) -> Future:
+        """Adds a step in the pool; the future holds the case's row once it was the last, else None."""
+        self.infos.append(served.info)
+        self.seconds += served.seconds
+        # A pool begins its work in order, so who waits for the step before it waits for one that has begun.
+        self.before = pool.submit(self._add, self.before, served)
+        return self.before
+
+    def _add(self, before: Future | None, served: Served) -> dict | None:
+        if before is not None:
+            before.result()
+        self.assembly.add(served.step, served.probabilities)
+        if served.step < self.sample.steps - 1:
+            return None
+        info = {name: float(np.mean([info[name] for info in self.infos])) for name in self.infos[0]}
+        return writing.finish(self.assembly, info, self.seconds, folders=self.folders, loaded=self.loaded)
+
+
+class Reader:
+    """Opens cases when their first step is asked for, gives the inputs of their steps, and lets them go after the last.
+
+    Several threads ask at once; a case is opened by the first of them, the others wait.
+    """
+
+    def __init__(self, loaded: checkpoint.Checkpoint, batch: int):
+        self.open = functools.partial(loaded.preprocessing.open, task=loaded.task, batch=batch)
+        self.lock, self.opened, self.given = threading.Lock(), {}, collections.Counter()
+
+    def __call__(self, item: tuple[Case, int, int]) -> tuple[Sample, np.ndarray]:
+        """The sample and the inputs of `(case, step, steps)`."""
+        case, step, steps = item
+        with self.lock:
+            opening, samples = self.opened.setdefault(case, (threading.Lock(), []))
+            self.given[case] += 1
+            if self.given[case] == steps:
+                del self.opened[case]
+        with opening:
+            if not samples:
+                samples.append(self.open(case))
+        return samples[0], samples[0].inputs(step)
+
+
+def _served(plan, loaded, streams: run.Streams, groups, ticks: list[Tick], states) -> Iterator[tuple]:
     """`(ticks dispatched, states or None, [Served, ...])`, tick by tick.
 
-    The next images are read while these are computed, and results are fetched one tick late, so the device always has
-    work. Every now and then all is fetched, and the states, as host arrays, are given out to be saved.
+    The next inputs are read while these are computed, and results are fetched one tick late, so the device always has
+    work. Every now and then, when no case is half done, all is fetched, and the states, as host arrays, are given out
+    to be saved.
     """
     key = jax.random.key(plan.seed)
-    read = functools.partial(load, preprocessing=loaded.preprocessing, task=loaded.task)
-    numbers, groups = np.array(list(domains), np.uint32), list(domains.values())
-    cases = [groups[t.stream[place]][t.index[place]] for t in ticks for place in np.flatnonzero(t.active)]
-    reading = prefetch(read, cases, workers=READERS, depth=2 * streams.places + READERS)
+    numbers = np.array(list(groups), np.uint32)
+    steps = [[(c, step, n) for c, n in group.items() for step in range(n)] for group in groups.values()]
+    items = [steps[t.stream[place]][t.index[place]] for t in ticks for place in np.flatnonzero(t.active)]
+    reading = prefetch(Reader(loaded, plan.batch), items, workers=READERS, depth=2 * streams.places + READERS)
     size = (*loaded.preprocessing.size, loaded.preprocessing.channels)
-    computing: deque[tuple] = deque()
+    computing: collections.deque[tuple] = collections.deque()
     fetched = saved = time.perf_counter()
     for count, tick in enumerate(ticks, start=1):
-        images = np.zeros((streams.places, 1, *size), np.float32)
-        samples = {}
+        images = np.zeros((streams.places, plan.batch, *size), np.float32)
+        given: dict[int, tuple[Sample, int]] = {}
         for place in np.flatnonzero(tick.active):
-            _, sample = next(reading)
-            if isinstance(sample, InputError):
-                raise sample
-            images[place, 0], samples[place] = sample.image, sample
+            (_, step, _), read = next(reading)
+            if isinstance(read, InputError):
+                raise read
+            given[place] = read[0], step
+            images[place] = read[1]
         states, outputs = streams.step(key, tick._replace(stream=numbers[tick.stream]), states, images)
-        computing.append((samples, outputs))
-        due = time.perf_counter() - saved > SAVE_SECONDS
+        computing.append((given, outputs))
+        whole = all(step == sample.steps - 1 for sample, step in given.values())
+        due = whole and time.perf_counter() - saved > SAVE_SECONDS
         served = []
         while len(computing) > (0 if due or count == len(ticks) else 1):
-            samples, outputs = computing.popleft()
+            given, outputs = computing.popleft()
             probabilities, info = jax.device_get(outputs)
-            seconds = (time.perf_counter() - fetched) / len(samples)
+            seconds = (time.perf_counter() - fetched) / len(given)
             fetched = time.perf_counter()
-            for place, sample in samples.items():
+            for place, (sample, step) in given.items():
                 scalars = {name: float(values[place]) for name, values in info.items()}
-                served.append(Served(sample, probabilities[place, 0], scalars, seconds))
+                served.append(Served(sample, step, probabilities[place], scalars, seconds))
         yield count, jax.device_get(states) if due else None, served
         saved = time.perf_counter() if due else saved
 
@@ -157,9 +221,10 @@ def _resumed(
 
     The first table is that of all processes, which is there once they have finished; the second this process's own.
     """
-    domains, rows = {case.domain for case in cases}, []
+    own, rows = {(case.domain, case.name) for case in cases}, []
     for table in tables:
-        rows = [row for row in results.read_rows(table) if row["domain"] in domains] if table.is_file() else []
+        there = results.read_rows(table) if table.is_file() else []
+        rows = [row for row in there if (row["domain"], row["name"]) in own]
         if len(rows) == len(cases):
             return ticks, rows, None
     if not rows or not resume.is_dir():

@@ -4,9 +4,9 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from jaxtta.commands.arguments import seed, size, values, words
+from jaxtta.commands.arguments import seed, size, spacing, values, words
 
-METHODS = ("source", "batch_statistics", "tent", "grata")
+METHODS = ("source", "batch_statistics", "progressive_bn", "tent", "grata")
 
 
 def plan(kind: type, options: argparse.Namespace, **own):
@@ -18,7 +18,10 @@ def plan(kind: type, options: argparse.Namespace, **own):
 
 def add_data(parser: argparse.ArgumentParser, masks: str) -> None:
     """What to read: `--images`, `--masks`, `--root`, `--skip-bad`."""
-    images = "folder of PNG, JPEG, TIFF or BMP files, or a CSV list with the columns image[,mask][,domain]"
+    images = (
+        "folder of pictures (PNG, JPEG, TIFF, BMP) or volumes (.nii, .nii.gz), or a CSV list with the columns "
+        "image[,mask][,domain][,patient]"
+    )
     parser.add_argument(
         "--images", nargs="+", type=Path, required=True, metavar="PATH", help=f"{images}; one for each domain"
     )
@@ -51,6 +54,26 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_volumes(parser: argparse.ArgumentParser) -> None:
+    """How volumes are prepared: `--axis`, `--spacing`, `--intensity`."""
+    about = (
+        "A --size of two numbers cuts volumes into slices for a 2-D network;\nDEPTHxHEIGHTxWIDTH cuts windows for a 3-D "
+        "one (--architecture unet)."
+    )
+    group = parser.add_argument_group("volumes", about)
+    group.add_argument("--axis", metavar="NAME", help="slices are axial, coronal or sagittal (axial)")
+    group.add_argument(
+        "--spacing", type=spacing, metavar="MMxMM[xMM]",
+        help="resample to this voxel spacing and cut windows of --size (slices are resized to --size as a whole; 3-D "
+        "windows are cut from the volume's own grid)",
+    )  # fmt: skip
+    group.add_argument(
+        "--intensity", metavar="SCHEME",
+        help="range of a volume that becomes 0 to 1: percentile:LOW,HIGH, window:LOW,HIGH (a CT's Hounsfield units), "
+        "minmax or zscore (percentile:0.5,99.5)",
+    )  # fmt: skip
+
+
 def add_task(parser: argparse.ArgumentParser) -> None:
     """What is segmented: `--activation`, `--names`, `--size`, `--mask-values`."""
     parser.add_argument(
@@ -61,9 +84,11 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--names", type=words, default=(), metavar="A,B", help="names of the output channels, for tables"
     )
-    parser.add_argument("--size", type=size, default=(512, 512), metavar="N or HxW", help="size the network sees (512)")
+    parser.add_argument(
+        "--size", type=size, default=(512, 512), metavar="N or HxW", help="what the network sees, in pixels (512)"
+    )
     parser.add_argument(
         "--mask-values", type=values, metavar="V,V,...",
-        help="pixel value of each label in the masks, the background's first (0,1,2,...); or fundus: 255 background, "
+        help="value of each label in the masks, the background's first (0,1,2,...); or fundus: 255 background, "
         "0 cup, between them disc",
     )  # fmt: skip

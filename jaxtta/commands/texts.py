@@ -20,16 +20,23 @@ SETTINGS = """options of the methods (--set key=value):
          optimiser           adam (default), sgd (momentum 0.99, Nesterov) or adamw
          learning_rate       1e-4 by default
          select              norm_affine (default), everything, or a regular expression over parameter paths
+  progressive_bn
+         tau                 1 by default; up to image tau² the source's statistics have the larger share
+batch_statistics and progressive_bn need a source with batch norm; instance and group norm always use the image's own
+statistics, so there choose source, tent or grata.
 """
 
 ADAPTED = """what is written:
-  OUT/masks/NAME.png         label masks at each image's original size
-  OUT/overlays/NAME.png      contours on the image (solid: prediction; pale: reference)
-  OUT/probabilities/         with --probabilities: a 16-bit PNG for each image and class, 65535 is 1
+  OUT/masks/NAME             label masks on each image's own grid: .png, or .nii or .nii.gz with the volume's geometry
+  OUT/overlays/NAME.png      contours on the image or on slices (solid: prediction; pale: reference)
+  OUT/probabilities/         with --probabilities: for each class a 16-bit PNG, 65535 is 1, or a NIfTI map
   OUT/predictions.csv        a row for each image: losses, cosine, rate factor, seconds, and scores if masks are given
-                             (Dice in percent; ASD, ASSD and HD95 in pixels of the original image)
+                             (Dice in percent; ASD, ASSD and HD95 in pixels of the image, in millimetres of a volume)
+  OUT/slices/NAME.csv        of a volume with a mask: the Dice of each slice
   OUT/run.json               versions, configuration, seed, device, digest of the source, means for each domain
-With several folders of images there is one folder of results for each; the state starts anew at each.
+With several folders of images there is one folder of results for each; the state starts anew at each (see --reset).
+Several modalities of a volume: one 4-D file, files NAME_0000.nii.gz, NAME_0001.nii.gz, ..., or a list with the columns
+image,image2,...
 """
 
 EXPORTED = """what is written:

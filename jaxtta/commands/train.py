@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +19,19 @@ from jaxtta.commands import inputs, options, output
 from jaxtta.core import InputError, Source, Task, paths
 from jaxtta.data.augment import augment
 from jaxtta.data.cases import Case
+from jaxtta.data.kinds import to_dict
+from jaxtta.data.labels import check_labels
 from jaxtta.data.prefetch import prefetch
-from jaxtta.data.preprocessing import Preprocessing, load
+from jaxtta.data.prepared import Prepared, prepare_all
+from jaxtta.data.preprocessing import Preprocessing
+from jaxtta.data.sample import cut
+from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.data.windows import Blend
 from jaxtta.models import Model, build
 from jaxtta.train import TrainingState, released_optimiser, segmentation_learner
 
-CACHE_BYTES = 4 * 2**30
 LOG = "training.csv"
+PREPARED = "prepared"  # removed at the end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Training:
     images: tuple[Path, ...]
     out: Path
     task: Task
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | VolumePreprocessing
     masks: tuple[Path, ...] = ()
     root: Path | None = None
     model: dict[str, Any] = dataclasses.field(default_factory=lambda: {"architecture": "resunet"})
@@ -83,21 +90,22 @@ def train(plan: Training) -> dict[str, Any]:
     out = Path(plan.out)
     before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
     _check_numbers(plan)
-    plan.preprocessing.check_labels(plan.task)
+    check_labels(plan.preprocessing.mask_values, plan.task)
     model = build({**plan.model, "classes": plan.task.classes, "channels": plan.preprocessing.channels})
     encoder = None if plan.encoder is None else _encoder(plan.encoder, model)
-    cases = inputs.find_all(list(plan.images), list(plan.masks), root=plan.root)
+    cases = inputs.find_all(list(plan.images), list(plan.masks), plan.preprocessing, root=plan.root)
     bare = next((case for case in cases if case.mask is None), None)
     if bare is not None:
         raise InputError(
             f"{bare.image} has no mask; training needs one for each image: give --masks, or a list with a mask column"
         )
     checked = inputs.check_cases(cases, plan.preprocessing, plan.task, skip_bad=plan.skip_bad, quiet=plan.quiet)
-    training, validation = _split(checked.cases, plan)
+    plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task, quarter_turns=checked.square))
+    training, validation = _split(list(checked.cases), plan)
     identity = {
         "task": dataclasses.asdict(plan.task),
         "model": model.config,
-        "preprocessing": plan.preprocessing.to_dict(),
+        "preprocessing": to_dict(plan.preprocessing),
         "encoder": None if plan.encoder is None else checkpoint.load_manifest(plan.encoder)["sha256"],
         **{
             name: getattr(plan, name)
@@ -109,7 +117,7 @@ def train(plan: Training) -> dict[str, Any]:
     if before is not None:
         output.same_run(out, before, identity)
     else:
-        reads = [path for case in cases for path in (case.image, case.mask)]
+        reads = [path for case in cases for path in case.files]
         output.begin_output(out, reads if plan.encoder is None else [Path(plan.encoder), *reads])
     record = {"status": "running", **identity, "bad": checked.bad, "device": str(jax.devices()[0])}
     record |= {"versions": checkpoint.versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
@@ -122,8 +130,10 @@ def train(plan: Training) -> dict[str, Any]:
 def _fit(plan: Training, model: Model, encoder: Source | None, training: list[Case], validation: list[Case]) -> dict:
     """The loop over epochs; returns what the record says of the result."""
     out, key = Path(plan.out), jax.random.key(plan.seed)
-    read = _cached(functools.partial(load, preprocessing=plan.preprocessing, task=plan.task), len(training), plan)
-    steps = -(-len(training) // plan.batch)
+    prepare = functools.partial(prepare_all, preprocessing=plan.preprocessing, task=plan.task, quiet=plan.quiet)
+    ours, kept = prepare(out / PREPARED / "training", training), prepare(out / PREPARED / "validation", validation)
+    items = [(case, block) for case in ours for block in case.items(plan.preprocessing.size)]
+    steps = -(-len(items) // plan.batch)
     optimiser = _optimiser(plan, steps * plan.epochs)
     learner = segmentation_learner(model, plan.task, optimiser, encoder=encoder)
     init, step = run.compiled_learner(learner)
@@ -135,7 +145,7 @@ def _fit(plan: Training, model: Model, encoder: Source | None, training: list[Ca
     for epoch in range(len(log), plan.epochs):
         began = time.perf_counter()
         infos = []
-        batches = _batches(plan, read, training, epoch, steps)
+        batches = _batches(plan, items, epoch, steps)
         bar = tqdm(
             batches, f"epoch {epoch + 1}/{plan.epochs}", steps, unit="step", leave=False, disable=plan.quiet or None
         )
@@ -151,11 +161,12 @@ def _fit(plan: Training, model: Model, encoder: Source | None, training: list[Ca
                 f"{out}: the loss is not finite in epoch {epoch + 1}; start anew with a lower --learning-rate"
             )
         source = Source(state.params, state.batch_stats)
-        dice = _validate(plan, predict, source, read, validation)
+        dice = _validate(plan, predict, source, kept)
         log.append({"epoch": epoch + 1, **losses, **dice, "seconds": round(time.perf_counter() - began, 2)})
         _save(plan, model, source, state, log)
         if not plan.quiet:
             tqdm.write(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in log[-1].items()))
+    shutil.rmtree(out / PREPARED)
     best = max(log, key=lambda row: row.get("dice", row["epoch"]))
     return {"best": best, "last": log[-1], "parameters": sum(a.size for a in jax.tree.leaves(state.params))}
 
@@ -185,22 +196,22 @@ def _save(plan: Training, model: Model, source: Source, state: TrainingState, lo
     checkpoint.save_state(out / "resume", state, {"log": log})
 
 
-def _batches(plan: Training, read, cases: list[Case], epoch: int, steps: int) -> Iterator[dict[str, np.ndarray]]:
+def _batches(
+    plan: Training, items: list[tuple[Prepared, int]], epoch: int, steps: int
+) -> Iterator[dict[str, np.ndarray]]:
     """The batches of an epoch; what is drawn depends on seed, epoch and place alone; the last is filled up."""
-    order = np.random.default_rng([plan.seed, epoch]).permutation(len(cases))
+    order = np.random.default_rng([plan.seed, epoch]).permutation(len(items))
     order = np.resize(order, steps * plan.batch)
 
     def sample(item: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         place, index = item
-        image, labels = read(cases[index])
-        if plan.augmentation:
-            image, labels = augment(np.random.default_rng([plan.seed, epoch, place]), image, labels)
-        return image, labels
+        rng = np.random.default_rng([plan.seed, epoch, place])
+        case, block = items[index]
+        image, labels = case.draw(rng, block, plan.preprocessing.size)
+        return augment(rng, image, labels) if plan.augmentation else (image, labels)
 
     collected = []
     for _, result in prefetch(sample, list(enumerate(order)), depth=2 * plan.batch):
-        if isinstance(result, InputError):
-            raise result
         collected.append(result)
         if len(collected) == plan.batch:
             images, labels = (np.stack(arrays) for arrays in zip(*collected))
@@ -208,18 +219,26 @@ def _batches(plan: Training, read, cases: list[Case], epoch: int, steps: int) ->
             yield {"image": images, "labels": labels.astype(np.int32)}
 
 
-def _validate(plan: Training, predict, source: Source, read, cases: list[Case]) -> dict[str, float]:
-    """Mean Dice in percent at the model's size, per class and over all; nothing when no image is kept aside."""
-    scores = []
-    front = plan.task.foreground
-    for _, result in prefetch(read, cases):
-        if isinstance(result, InputError):
-            raise result
-        image, labels = result
-        probabilities = np.asarray(predict(source, image[None]))[0]
-        prediction = plan.task.channels(plan.task.decode(probabilities))
-        truth = plan.task.channels(labels)
-        scores.append([100 * metrics.dice(prediction[..., c], truth[..., c]) for c in range(front.start, front.stop)])
+def _validate(plan: Training, predict, source: Source, cases: list[Prepared]) -> dict[str, float]:
+    """Mean Dice over the cases in percent on the working grid, per class and over all; nothing when there are none."""
+    window, front, scores = plan.preprocessing.size, plan.task.foreground, []
+    most = min(plan.batch, max((len(case.windows(window)) for case in cases), default=1))
+    for case in cases:
+        places = case.windows(window)
+        blends: dict[int, Blend] = {}
+        for first in range(0, len(places), most):
+            some = places[first : first + most]
+            images = np.zeros((most, *window, plan.preprocessing.channels), np.float32)
+            for i, (block, place) in enumerate(some):
+                images[i] = cut(case.images[block], place, window)
+            for (block, place), probabilities in zip(some, np.asarray(predict(source, images))):
+                blend = blends.setdefault(block, Blend(case.labels.shape[1:], window, plan.task.classes))
+                blend.add(place, probabilities)
+        prediction = np.stack([plan.task.decode(blends[block].result()) for block in range(len(case.labels))])
+        classes = range(front.start, front.stop)
+        channels = [(plan.task.channel(prediction, c), plan.task.channel(case.labels, c)) for c in classes]
+        # Blocks are slices of one case: they are scored together, as one volume.
+        scores.append([100 * metrics.dice(*(mask.reshape(len(mask), -1) for mask in pair)) for pair in channels])
     if not scores:
         return {}
     means = [
@@ -227,18 +246,6 @@ def _validate(plan: Training, predict, source: Source, read, cases: list[Case]) 
         for column in np.transpose(scores)
     ]
     return {"dice": float(np.mean(means)), **{f"dice_{n}": v for n, v in zip(plan.task.names[front], means)}}
-
-
-def _cached(read, count: int, plan: Training):
-    """Image and label map of a case; kept in memory when all of them fit."""
-    height, width = plan.preprocessing.size
-    fits = count * height * width * (4 * plan.preprocessing.channels + 1) <= CACHE_BYTES
-
-    def arrays(case: Case) -> tuple[np.ndarray, np.ndarray]:
-        sample = read(case)
-        return sample.image, sample.labels
-
-    return functools.cache(arrays) if fits else arrays
 
 
 def _split(cases: list[Case], plan: Training) -> tuple[list[Case], list[Case]]:

@@ -1,7 +1,10 @@
-"""Which images there are and which mask belongs to which: a folder, or a list as the reference release has them.
+"""Which images or volumes there are and which mask belongs to which: a folder, or a CSV list.
 
-A list is a CSV file with the columns `image`, optionally `mask` and `domain`; its paths are relative to its own folder
-or to a root. A case's name is its image's relative path without the suffix, with `/` between folders; outputs bear it.
+A list has the columns `image`, optionally `mask`, `domain` and `patient`; its paths are relative to its own folder or
+to a root. A case's name is its image's relative path without the suffix, with `/` between folders; outputs bear it.
+
+A volume of several modalities is one 4-D file, or one file for each: in a folder `NAME_0000.nii.gz`, `NAME_0001.nii.gz`
+and on, as nnU-Net names them (its mask is `NAME.nii.gz`); in a list the columns `image`, `image2` and on.
 """
 
 import csv
@@ -11,8 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from jaxtta.core import InputError
+from jaxtta.data import nifti
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+VOLUMES = nifti.SUFFIXES
+MODALITY = re.compile(r"_(\d{4})$")
 
 
 class Case(NamedTuple):
@@ -23,12 +29,43 @@ class Case(NamedTuple):
         image: the image's file.
         mask: the reference's file, or None.
         domain: the centre, camera or protocol the image comes from.
+        patient: whose image it is; empty when nobody said.
+        more: the files of a volume's other modalities, in order.
     """
 
     name: str
     image: Path
     mask: Path | None
     domain: str
+    patient: str = ""
+    more: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """All its files, the mask's last."""
+        return [self.image, *self.more, *([] if self.mask is None else [self.mask])]
+
+
+def bare(path: Path | PurePosixPath) -> str:
+    """A path without its suffix, `.nii.gz` counting as one, with `/` between folders."""
+    text = path.as_posix()
+    return nifti.without_suffix(text) if nifti.is_volume(text) else path.with_suffix("").as_posix()
+
+
+def _has(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes)
+
+
+def kind_of(images: Path) -> str:
+    """`"volume"` when a folder or list has NIfTI files, else `"image"`."""
+    images = Path(images)
+    if images.is_dir():
+        return "volume" if _files(images, VOLUMES) else "image"
+    if not images.is_file() or _has(images.name, PICTURES):
+        return "image"
+    if _has(images.name, VOLUMES):
+        return "volume"
+    return "volume" if _has(_read_list(images)[1][0][1]["image"], VOLUMES) else "image"
 
 
 def _natural(path: Path) -> tuple:
@@ -37,8 +74,11 @@ def _natural(path: Path) -> tuple:
     return parts, path.as_posix()
 
 
-def _files(folder: Path, *, leave_out: Path | None = None) -> list[Path]:
-    """Image files below a folder, relative to it, in natural order; links followed once, hidden names passed over."""
+def _files(folder: Path, suffixes: tuple[str, ...], *, leave_out: Path | None = None) -> list[Path]:
+    """Files of these suffixes below a folder, relative to it, in natural order.
+
+    Links are followed once, hidden names passed over.
+    """
     found, visited = [], {folder.resolve()}
     if leave_out is not None:
         visited.add(leave_out.resolve())
@@ -51,7 +91,7 @@ def _files(folder: Path, *, leave_out: Path | None = None) -> list[Path]:
                 kept.append(name)
         folders[:] = kept
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and _has(name, suffixes):
                 found.append((Path(parent) / name).relative_to(folder))
     return sorted(found, key=_natural)
 
@@ -64,7 +104,7 @@ def _by_name(folder: Path, files: list[Path]) -> dict[str, Path]:
     """
     named: dict[str, Path] = {}
     for file in files:
-        name = file.with_suffix("").as_posix()
+        name = bare(file)
         if name in named:
             raise InputError(
                 f"{folder / named[name]} and {folder / file} differ in the suffix alone; rename or remove one of them"
@@ -73,19 +113,51 @@ def _by_name(folder: Path, files: list[Path]) -> dict[str, Path]:
     return named
 
 
-def _with_masks(images: list[tuple[str, Path]], masks: Path) -> list[tuple[str, Path, Path]]:
-    """Finds each image's mask by name in a folder."""
+def _with_masks(cases: list[Case], masks: Path, suffixes: tuple[str, ...]) -> list[Case]:
+    """Finds each case's mask by name in a folder; nnU-Net's `NAME_0000` has the mask `NAME`."""
     if not masks.is_dir():
         raise InputError(f"{masks}: no such folder of masks; check the path")
-    named = _by_name(masks, _files(masks))
-    for name, image in images:
-        if name not in named:
+    named = _by_name(masks, _files(masks, suffixes))
+    found = []
+    for case in cases:
+        other = case.name.removesuffix("_0000") if suffixes == VOLUMES else case.name
+        mask = named.get(case.name, named.get(other))
+        if mask is None:
             there = f"the folder has {next(iter(named.values()))}" if named else "the folder has no image files"
             raise InputError(
-                f"{image} has no mask: expected {masks / name} with one of {' '.join(SUFFIXES)}, {there}; "
+                f"{case.image} has no mask: expected {masks / case.name} with one of {' '.join(suffixes)}, {there}; "
                 "name masks like their images, or give a list with the columns image,mask"
             )
-    return [(name, image, masks / named[name]) for name, image in images]
+        found.append(case._replace(mask=masks / mask))
+    return found
+
+
+def _modalities(folder: Path, files: list[Path], count: int) -> list[tuple[str, list[Path]]]:
+    """The files of each case by its name: one, or those of its modalities.
+
+    Raises:
+        InputError: two files of one name, or a modality that is missing.
+    """
+    named = _by_name(folder, files)
+    if count == 1 or not any(MODALITY.search(name) for name in named):
+        return [(name, [folder / file]) for name, file in named.items()]
+    grouped: dict[str, dict[int, Path]] = {}
+    for name, file in named.items():
+        number = MODALITY.search(name)
+        if number is None:
+            raise InputError(
+                f"{folder / file}: one file, the source model takes {count} modalities; "
+                f"name them {name}_0000 to {name}_{count - 1:04d} like the others"
+            )
+        grouped.setdefault(name[: number.start()], {})[int(number[1])] = folder / file
+    for name, parts in grouped.items():
+        if sorted(parts) != list(range(count)):
+            there = " ".join(f"_{number:04d}" for number in sorted(parts))
+            raise InputError(
+                f"{folder / name}: has the modalities {there}, expected _0000 to _{count - 1:04d}; "
+                "add the missing file or take the case out"
+            )
+    return [(name, [parts[number] for number in range(count)]) for name, parts in grouped.items()]
 
 
 def _read_list(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -112,16 +184,20 @@ def _read_list(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
     return columns, rows
 
 
-def _listed(path: Path, root: Path) -> list[Case]:
+def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
     """The cases of a list, in its order."""
     columns, rows = _read_list(path)
+    more = [f"image{number}" for number in range(2, modalities + 1)] if "image2" in columns else []
+    absent = [column for column in more if column not in columns]
+    if absent:
+        raise InputError(
+            f"{path}: no column {absent[0]}; the source model takes {modalities} modalities: image to {more[-1]}"
+        )
     cases: list[Case] = []
     lines: dict[str, int] = {}
     for line, row in rows:
         files = {}
-        for column in ("image", "mask"):
-            if column not in columns:
-                continue
+        for column in ("image", *more, *(["mask"] if "mask" in columns else [])):
             entry = row.get(column, "").replace("\\", "/")
             if not entry:
                 raise InputError(f"{path}, line {line}: no {column}; fill it in or take the line out")
@@ -131,19 +207,28 @@ def _listed(path: Path, root: Path) -> list[Case]:
                     f"{path}, line {line}: no file {files[column]}; mend the line, or give the paths' root"
                 )
         # Outputs are named after the case: the name must not climb out of their folder.
-        entry = PurePosixPath(row["image"].replace("\\", "/")).with_suffix("")
+        entry = PurePosixPath(bare(PurePosixPath(row["image"].replace("\\", "/"))))
         name = "/".join(part for part in entry.parts if part not in ("/", ".."))
         if name in lines:
             raise InputError(
                 f"{path}, lines {lines[name]} and {line}: the same case {name} twice; rename or remove one"
             )
         lines[name] = line
-        cases.append(Case(name, files["image"], files.get("mask"), row.get("domain", "")))
+        others = tuple(files[column] for column in more)
+        cases.append(
+            Case(name, files["image"], files.get("mask"), row.get("domain", ""), row.get("patient", ""), others)
+        )
     return cases
 
 
 def find_cases(
-    images: Path, *, masks: Path | None = None, root: Path | None = None, domain: str | None = None
+    images: Path,
+    *,
+    masks: Path | None = None,
+    root: Path | None = None,
+    domain: str | None = None,
+    suffixes: tuple[str, ...] = PICTURES,
+    modalities: int = 1,
 ) -> list[Case]:
     """Finds the cases of a folder or a list.
 
@@ -154,12 +239,15 @@ def find_cases(
             image are no error. May lie inside `images`.
         root: folder that a list's paths are relative to; its own when None.
         domain: the domain of all cases; when None, what the list says, else the name of the folder or list.
+        suffixes: `PICTURES` or `VOLUMES`.
+        modalities: of a volume.
 
     Returns:
         At least one case; names are unique.
 
     Raises:
-        InputError: nothing there, an image without its mask, two images of one name, or a list with gaps or lost files.
+        InputError: nothing there, an image without its mask, a missing modality, two images of one name, or a list with
+            gaps or lost files.
     """
     images = Path(images)
     if images.is_dir():
@@ -167,21 +255,21 @@ def find_cases(
             raise InputError(f"{images}: a folder takes no root ({root}); a root is for the paths of a CSV list")
         if masks is not None and Path(masks).resolve() == images.resolve():
             raise InputError(f"{masks}: the masks lie among the images; give them a folder of their own")
-        files = _files(images, leave_out=None if masks is None else Path(masks))
+        files = _files(images, suffixes, leave_out=None if masks is None else Path(masks))
         if not files:
-            raise InputError(f"{images}: no images; looked for {' '.join(SUFFIXES)} in it and its subfolders")
-        cases = [Case(name, images / file, None, "") for name, file in _by_name(images, files).items()]
+            raise InputError(f"{images}: no images; looked for {' '.join(suffixes)} in it and its subfolders")
+        named = _modalities(images, files, modalities)
+        cases = [Case(name, parts[0], None, "", more=tuple(parts[1:])) for name, parts in named]
         label = images.resolve().name
     elif images.is_file():
-        if images.suffix.lower() in SUFFIXES:
+        if _has(images.name, PICTURES + VOLUMES):
             raise InputError(f"{images}: a single image; give the folder it lies in, or a CSV list")
-        cases = _listed(images, images.parent if root is None else Path(root))
+        cases = _listed(images, images.parent if root is None else Path(root), modalities)
         label = images.stem
     else:
         raise InputError(f"{images}: no such folder or list; check the path")
     if masks is not None:
         if any(case.mask is not None for case in cases):
             raise InputError(f"{images} has a mask column and a folder of masks was given too ({masks}); leave one out")
-        paired = _with_masks([(case.name, case.image) for case in cases], Path(masks))
-        cases = [case._replace(mask=mask) for case, (_, _, mask) in zip(cases, paired)]
+        cases = _with_masks(cases, Path(masks), suffixes)
     return [case._replace(domain=domain or case.domain or label) for case in cases]

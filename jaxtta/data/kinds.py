@@ -1,0 +1,32 @@
+"""The kinds of data, by their names in a manifest."""
+
+import dataclasses
+from typing import Any
+
+from jaxtta.core import InputError
+from jaxtta.data.preprocessing import Preprocessing
+from jaxtta.data.volumes import VolumePreprocessing
+
+KINDS = {kind.kind: kind for kind in (Preprocessing, VolumePreprocessing)}
+
+
+def to_dict(preprocessing: Preprocessing | VolumePreprocessing) -> dict[str, Any]:
+    """Plain values for a manifest."""
+    values = dataclasses.asdict(preprocessing)
+    return {"kind": preprocessing.kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
+
+
+def from_dict(values: dict[str, Any]) -> Preprocessing | VolumePreprocessing:
+    """The inverse of `to_dict`; without a kind it is a picture's.
+
+    Raises:
+        InputError: an unknown or missing entry, or a value that makes no sense.
+    """
+    values = dict(values)
+    name = values.pop("kind", "image")
+    if name not in KINDS:
+        raise InputError(f"preprocessing is of the kind {name!r}; this jaxtta knows {', '.join(KINDS)}")
+    known = [field.name for field in dataclasses.fields(KINDS[name])]
+    if set(values) != set(known):
+        raise InputError(f"preprocessing has the entries {', '.join(sorted(values))}; expected {', '.join(known)}")
+    return KINDS[name](**values)
