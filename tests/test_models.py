@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from scipy.ndimage import map_coordinates
 from toys import assert_trees_close, pictures, random_source, toy
 
@@ -13,7 +14,7 @@ from jaxtta import stats
 from jaxtta.core import InputError, norm_affine, partition, paths
 from jaxtta.models import ARCHITECTURES, HEADS, build
 from jaxtta.models.heads import ImageHead
-from jaxtta.models.layers import EPSILON, Double, Norm
+from jaxtta.models.layers import EPSILON, Double, Norm, convolution
 from jaxtta.resize import resize_aligned
 
 CONFIGS = {
@@ -253,3 +254,30 @@ def test_the_pixel_shuffle_has_the_channel_outermost_and_the_last_axis_innermost
     for place in np.ndindex(got.shape):
         *corner, channel = (*(p % 2 for p in place[:-1]), place[-1])
         assert got[place] == np.ravel_multi_index((channel, *corner), (2, *(2,) * dimensions))
+
+
+class Convolved(nn.Module):
+    """One convolution as a network."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, x):
+        return convolution(4, self.size, 3, bias=False, name="conv")(x)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_convolution_slice_by_slice_is_the_plain_one(size):
+    x, kernel = pictures(2, 5, 6, 7, 3), pictures(size, size, size, 3, 4, seed=1) - 0.5
+
+    def plain(x, kernel):
+        names, padding = ("NDHWC", "DHWIO", "NDHWC"), [(size // 2, size // 2)] * 3
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=names)
+
+    def ours(x, kernel):
+        return Convolved(size).apply({"params": {"conv": {"kernel": kernel}}}, x)
+
+    for function in (lambda f: f, lambda f: jax.grad(lambda *both: jnp.sum(jnp.sin(f(*both))), (0, 1))):
+        got, expected = (jax.tree.leaves(jax.jit(function(f))(x, kernel)) for f in (ours, plain))
+        for a, b in zip(got, expected):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

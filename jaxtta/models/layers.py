@@ -93,10 +93,33 @@ def convolution(
     padding = [(size // 2, size // 2)] * dimensions
 
     def convolve(x: Array) -> Array:
-        strides = (stride,) * dimensions
-        return nn.Conv(features, (size,) * dimensions, strides, padding, use_bias=bias, dtype=x.dtype, name=name)(x)
+        strides, by_slices = (stride,) * dimensions, _slice_by_slice if (dimensions, stride) == (3, 1) else None
+        options = {"use_bias": bias, "dtype": x.dtype, "conv_general_dilated": by_slices, "name": name}
+        return nn.Conv(features, (size,) * dimensions, strides, padding, **options)(x)
 
     return convolve
+
+
+def _slice_by_slice(x: Array, kernel: Array, strides: tuple, padding: list, **options) -> Array:
+    """A 3-D convolution of stride 1. On CPU it is a 2-D one of every slice, whose neighbours are further channels.
+
+    XLA's CPU backend has fast 2-D convolutions alone: 16 to 16 channels at 32 x 48 x 32 ran at 127 GFLOP/s in this
+    form, 18 in the plain one, on two cores.
+    """
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+    def folded(x: Array, kernel: Array) -> Array:
+        size, (batch, depth, *plane, channels) = kernel.shape[0], x.shape
+        deep = jnp.pad(x, [(0, 0), padding[0], (0, 0), (0, 0), (0, 0)])
+        shifted = [jax.lax.slice_in_dim(deep, k, k + depth, axis=1) for k in range(size)]
+        slices = jnp.concatenate(shifted, axis=-1).reshape(batch * depth, *plane, size * channels)
+        flat = jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], size * channels, -1)
+        y = jax.lax.conv_general_dilated(slices, flat, (1, 1), padding[1:], dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return y.reshape(batch, depth, *y.shape[1:])
+
+    return jax.lax.platform_dependent(x, kernel, cpu=folded, default=plain)
 
 
 def dense(features: int, *, name: str) -> Callable[[Array], Array]:
