@@ -245,18 +245,21 @@ def _demo(options) -> None:
 
 
 def _add_synthesize(commands) -> None:
-    parser = _command(commands, "synthesize", "Draw folders of synthetic fundus photographs with masks.", _synthesize)
+    summary = "Draw folders of synthetic fundus photographs or prostate MRI volumes, with masks."
+    parser = _command(commands, "synthesize", summary, _synthesize)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--centres", nargs="+", metavar="NAME", help="alder, birch, cedar, dogwood, elm (all)")
+    parser.add_argument("--kind", default="fundus", metavar="NAME", help="fundus (photographs) or prostate (volumes)")
+    centres = "alder, birch, cedar, dogwood, elm of fundus; danube, elbe, loire, rhine, tagus of prostate (all)"
+    parser.add_argument("--centres", nargs="+", metavar="NAME", help=centres)
     parser.add_argument("--count", type=int, default=20, metavar="N", help="images for each centre (20)")
-    parser.add_argument("--size", type=int, default=256, metavar="N", help="height and width in pixels (256)")
+    size = "height and width in pixels (256; slices of a prostate volume 96)"
+    parser.add_argument("--size", type=int, metavar="N", help=size)
     parser.add_argument("--seed", type=seed, default=0, help="the same seed draws the same images (0)")
 
 
 def _synthesize(options) -> None:
     from jaxtta.commands.synthesize import synthesize
-    from jaxtta.data.synthetic import CENTRES
 
-    centres = tuple(options.centres or CENTRES)
-    for folder in synthesize(options.out, centres=centres, count=options.count, size=options.size, seed=options.seed):
+    drawn = {k: getattr(options, k) for k in ("kind", "count", "size", "seed")}
+    for folder in synthesize(options.out, centres=tuple(options.centres) if options.centres else None, **drawn):
         print(f"{folder}: {options.count} images with masks")

@@ -57,8 +57,8 @@ def add_method(parser: argparse.ArgumentParser) -> None:
 def add_volumes(parser: argparse.ArgumentParser) -> None:
     """How volumes are prepared: `--axis`, `--spacing`, `--intensity`."""
     about = (
-        "A --size of two numbers cuts volumes into slices for a 2-D network;\nDEPTHxHEIGHTxWIDTH cuts windows for a 3-D "
-        "one (--architecture unet)."
+        "A --size of two numbers cuts volumes into slices for a 2-D network;\n"
+        "DEPTHxHEIGHTxWIDTH cuts windows for a 3-D one (--architecture unet)."
     )
     group = parser.add_argument_group("volumes", about)
     group.add_argument("--axis", metavar="NAME", help="slices are axial, coronal or sagittal (axial)")

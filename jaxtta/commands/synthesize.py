@@ -1,32 +1,70 @@
-"""`jaxtta synthesize`: folders of synthetic fundus photographs with masks, one for each centre."""
+"""`jaxtta synthesize`: folders of synthetic images or volumes with masks, one for each centre."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from jaxtta.core import InputError
-from jaxtta.data import images
-from jaxtta.data.preprocessing import FUNDUS_VALUES
+from jaxtta.data import images, nifti
+from jaxtta.data.labels import FUNDUS_VALUES
+from jaxtta.data.phantoms import SITES, phantom
 from jaxtta.data.synthetic import CENTRES, fundus
+
+
+def _write_fundus(folder: Path, centre: str, *, seed: int, index: int, size: int) -> None:
+    photo, labels = fundus(CENTRES[centre], seed=seed, index=index, size=size)
+    images.write_png(folder / "images" / f"{index:04d}.png", photo)
+    images.write_label_png(folder / "masks" / f"{index:04d}.png", labels, FUNDUS_VALUES)
+
+
+def _write_prostate(folder: Path, site: str, *, seed: int, index: int, size: int) -> None:
+    made = phantom(SITES[site], seed=seed, index=index, size=size)
+    nifti.write_new(folder / "images" / f"{index:04d}.nii.gz", made.array, affine=made.affine, slope=made.slope)
+    nifti.write_new(folder / "masks" / f"{index:04d}.nii.gz", made.labels, affine=made.affine)
+
+
+class Kind(NamedTuple):
+    """What can be drawn.
+
+    Attributes:
+        centres: their names.
+        size: usual height and width in pixels; the smallest is 32.
+        write: `(folder of the centre, its name, *, seed, index, size)` draws and writes one image and its mask.
+    """
+
+    centres: tuple[str, ...]
+    size: int
+    write: Callable[..., None]
+
+
+KINDS = {
+    "fundus": Kind(tuple(CENTRES), 256, _write_fundus),
+    "prostate": Kind(tuple(SITES), 96, _write_prostate),
+}
 
 
 def synthesize(
     out: Path,
     *,
-    centres: tuple[str, ...] = tuple(CENTRES),
+    kind: str = "fundus",
+    centres: tuple[str, ...] | None = None,
     count: int = 20,
-    size: int = 256,
+    size: int | None = None,
     seed: int = 0,
     quiet: bool = False,
 ) -> list[Path]:
-    """Writes `OUT/<centre>/images/*.png` and `OUT/<centre>/masks/*.png` (255 background, 128 disc, 0 cup).
+    """Writes `OUT/<centre>/images/0000.*` and `OUT/<centre>/masks/0000.*`.
 
     Args:
         out: folder to write; must be empty or absent.
-        centres: names in `CENTRES`.
+        kind: "fundus", photographs as PNG (masks 255 background, 128 disc, 0 cup), or "prostate", MRI volumes as NIfTI
+            (masks 0 background, 1 peripheral zone, 2 central zone).
+        centres: names of the kind's centres, `CENTRES` or `SITES`; None for all.
         count: images for each centre.
-        size: height and width in pixels.
+        size: height and width in pixels; None for 256 of a photograph, 96 of a volume.
         seed: the same seed gives the same images.
         quiet: no progress bar.
 
@@ -34,24 +72,26 @@ def synthesize(
         The centres' folders.
 
     Raises:
-        InputError: an unknown centre, a count below 1, or a folder that is not empty.
+        InputError: an unknown kind or centre, a count below 1, a size below 32, or a folder that is not empty.
     """
     out = Path(out)
-    unknown = [name for name in centres if name not in CENTRES]
+    if kind not in KINDS:
+        raise InputError(f"no kind is called {kind!r}; choose from {', '.join(KINDS)}")
+    known, usual, write = KINDS[kind]
+    centres, size = known if centres is None else centres, usual if size is None else size
+    unknown = [name for name in centres if name not in known]
     if unknown:
-        raise InputError(f"no centre is called {', '.join(unknown)}; choose from {', '.join(CENTRES)}")
+        raise InputError(f"no centre of {kind} is called {', '.join(unknown)}; choose from {', '.join(known)}")
     if count < 1 or size < 32:
         raise InputError(f"count is {count} and size {size}; expected at least 1 image and 32 pixels")
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise InputError(f"{out}: not empty; give another folder")
 
-    def write(item: tuple[str, int]) -> None:
+    def draw(item: tuple[str, int]) -> None:
         centre, index = item
-        photo, labels = fundus(CENTRES[centre], seed=seed, index=index, size=size)
-        images.write_png(out / centre / "images" / f"{index:04d}.png", photo)
-        images.write_label_png(out / centre / "masks" / f"{index:04d}.png", labels, FUNDUS_VALUES)
+        write(out / centre, centre, seed=seed, index=index, size=size)
 
     items = [(centre, index) for centre in centres for index in range(count)]
     with ThreadPoolExecutor(2) as pool:
-        list(tqdm(pool.map(write, items), "drawing", len(items), unit="image", leave=False, disable=quiet or None))
+        list(tqdm(pool.map(draw, items), "drawing", len(items), unit="image", leave=False, disable=quiet or None))
     return [out / centre for centre in centres]

@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from jaxtta.core import InputError
-from jaxtta.data import nifti
+from jaxtta.data.suffixes import SUFFIXES as VOLUMES
+from jaxtta.data.suffixes import is_volume, without_suffix
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-VOLUMES = nifti.SUFFIXES
 MODALITY = re.compile(r"_(\d{4})$")
 
 
@@ -49,7 +49,7 @@ class Case(NamedTuple):
 def bare(path: Path | PurePosixPath) -> str:
     """A path without its suffix, `.nii.gz` counting as one, with `/` between folders."""
     text = path.as_posix()
-    return nifti.without_suffix(text) if nifti.is_volume(text) else path.with_suffix("").as_posix()
+    return without_suffix(text) if is_volume(text) else path.with_suffix("").as_posix()
 
 
 def _has(name: str, suffixes: tuple[str, ...]) -> bool:
@@ -65,7 +65,7 @@ def kind_of(images: Path) -> str:
         return "image"
     if _has(images.name, VOLUMES):
         return "volume"
-    return "volume" if _has(_read_list(images)[1][0][1]["image"], VOLUMES) else "image"
+    return "volume" if _has(_read_list(images)[1][0][1].get("image", ""), VOLUMES) else "image"
 
 
 def _natural(path: Path) -> tuple:
@@ -192,6 +192,12 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
     if absent:
         raise InputError(
             f"{path}: no column {absent[0]}; the source model takes {modalities} modalities: image to {more[-1]}"
+        )
+    beyond = f"image{modalities + 1}"
+    if beyond in columns:
+        raise InputError(
+            f"{path}: a column {beyond}, the source model takes {modalities} of them; take the column out, or train one "
+            "that takes more with --channels"
         )
     cases: list[Case] = []
     lines: dict[str, int] = {}

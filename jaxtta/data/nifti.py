@@ -25,8 +25,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from nibabel.spatialimages import HeaderDataError
 
 from jaxtta.core import InputError
+from jaxtta.data.suffixes import SUFFIXES, is_volume, without_suffix  # noqa: F401
 
-SUFFIXES = (".nii", ".nii.gz")
 MOST_VOXELS = 2**30
 GRID_TOLERANCE = 1e-3  # of a voxel; a qform in float32 is off by up to 3e-4
 
@@ -62,17 +62,6 @@ class Volume(NamedTuple):
             values *= np.float32(self.slope)
             values += np.float32(self.intercept)
         return values
-
-
-def is_volume(path: Path | str) -> bool:
-    """Whether a name is that of a NIfTI file, by its suffix."""
-    return str(path).lower().endswith(SUFFIXES)
-
-
-def without_suffix(name: str) -> str:
-    """The name without `.nii` or `.nii.gz`; any other name as it is."""
-    plain = name[:-3] if name.lower().endswith(".nii.gz") else name
-    return plain[:-4] if plain.lower().endswith(".nii") else name
 
 
 def _check(path: Path, holds: bool, refusal: str) -> None:
@@ -247,7 +236,7 @@ def read_labels(path: Path, like: Geometry) -> np.ndarray:
     return apply_orientation(labels, orientation)
 
 
-def _write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
+def _write(path: Path, array: np.ndarray, geometry: Geometry, slope: float = 1.0) -> None:
     """Writes `[depth, height, width]` on the stored grid under another name in the folder, then renames it."""
     path = Path(path)
     _check(path, is_volume(path), "expected a name that ends in .nii or .nii.gz; choose such a name")
@@ -256,7 +245,7 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     stored = _as_stored(array, geometry)
     header = geometry.header.copy()
     header.set_data_dtype(array.dtype)
-    header["dim"][0], header["dim"][4:], header["scl_slope"], header["intent_name"] = 3, 1, 1, b""
+    header["dim"][0], header["dim"][4:], header["scl_slope"], header["intent_name"] = 3, 1, slope, b""
     for field in ("scl_inter", "cal_max", "cal_min", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
         header[field] = 0
     header["vox_offset"] = header.single_vox_offset
@@ -298,3 +287,13 @@ def write_labels(path: Path, labels: np.ndarray, values: Sequence[int], geometry
 def write_map(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     """Writes a map such as a probability, `[depth, height, width]`, as float32; else as `write_labels`."""
     _write(path, np.asarray(array, np.float32), geometry)
+
+
+def write_new(path: Path, array: np.ndarray, *, affine: np.ndarray, slope: float = 1.0) -> None:
+    """Writes `slope * array`, `[depth, height, width]`, with its axes stored as `affine` (to millimetres) has them."""
+    orientation, header = ornt_transform(io_orientation(affine), _CANONICAL), Nifti1Header()
+    header.set_data_shape([array.shape[int(axis)] for axis in orientation[:, 0]])
+    header.set_xyzt_units("mm")
+    header.set_qform(affine, code=1)
+    header.set_sform(affine, code=1)
+    _write(path, array, Geometry(array.shape, (), affine, header, orientation, 1), slope)
