@@ -205,6 +205,27 @@ def compiled_learner(learner: Learner) -> tuple[Callable[..., Tree], Callable[..
     return jax.jit(learner.init), jax.jit(step, donate_argnums=1)
 
 
+def compiled_transfer(
+    learner_from: Callable[[Source], Learner],
+) -> tuple[Callable[..., Tree], Callable[..., tuple[Tree, dict[str, Array]]]]:
+    """`(key, source) -> state` and `(key, source, state, batch) -> (state, info)` of a learner that starts from a
+    source: one program each for all sources of one shape; else as `compiled_learner`.
+    """
+
+    def init(key: Key, source: Source) -> Tree:
+        return learner_from(source).init(key, None)
+
+    def step(key: Key, source: Source, state: Tree, batch: Tree):
+        return learner_from(source).step(jax.random.fold_in(key, state.step), state, batch)
+
+    return jax.jit(init), jax.jit(step, donate_argnums=2)
+
+
+def compiled_function(function: Callable[..., Tree]) -> Callable[..., Tree]:
+    """A pure function of arrays as one compiled program."""
+    return jax.jit(function)
+
+
 def compiled_predictor(model: Any, task: Task, policy: Policy) -> Callable[[Source, Array], Array]:
     """`(source, images) -> probabilities` under a statistics policy, compiled."""
 

@@ -46,6 +46,8 @@ def segmentation_learner(
     *,
     loss: Callable[[Task, Array, Array], Array] = dice_and_cross_entropy,
     encoder: Source | None = None,
+    applied: Callable[[Tree], Tree] | None = None,
+    policy: stats.Policy | None = None,
 ) -> Learner:
     """Trains segmentation and every other head of the model together: `L = loss + Σ_heads L_head`, each head with its
     own objective.
@@ -57,13 +59,16 @@ def segmentation_learner(
         task: what is segmented.
         optimiser: any optax transformation.
         loss: `(task, logits, target channels) -> scalar`.
-        encoder: pre-trained variables of the encoder to start from.
+        encoder: pre-trained variables to start from, the encoder's or all.
+        applied: `params -> params`, from what is trained to what the network is applied with, as AC-Norm has it; the
+            same when None.
+        policy: the statistics policy, one of `jaxtta.stats.running`; as PyTorch when None.
 
     Returns:
         A learner over batches `{"image": [batch, *space, channels], "labels": [batch, *space]}`; info holds `loss` and
         one loss per head.
     """
-    policy = stats.running()
+    policy = stats.running() if policy is None else policy
     heads = {name: OBJECTIVES[name](task) for name in model.heads if name in OBJECTIVES}
 
     def init(key: Key, batch: Tree) -> TrainingState:
@@ -74,7 +79,8 @@ def segmentation_learner(
 
     def losses(params: Tree, state: TrainingState, key: Key, batch: Tree):
         memory = stats.initial_memory(policy, state.batch_stats)
-        variables = {"params": params, "batch_stats": state.batch_stats, "memory": memory}
+        network = params if applied is None else applied(params)
+        variables = {"params": network, "batch_stats": state.batch_stats, "memory": memory}
 
         def forward(images: Array, heads: tuple[str, ...] = ("segmentation",)):
             return model.apply(variables, images, stats=policy, heads=heads)[0]
@@ -98,5 +104,5 @@ def segmentation_learner(
 def _overlaid(part: Tree, whole: Tree) -> Tree:
     """The whole tree with the leaves of a part of it put in."""
     if not isinstance(whole, dict):
-        return jnp.asarray(part, whole.dtype)
+        return jnp.array(part, whole.dtype)  # a copy: the state is donated, the part is not
     return {key: _overlaid(part[key], value) if key in part else value for key, value in whole.items()}

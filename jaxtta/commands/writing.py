@@ -106,14 +106,15 @@ def _montage(assembly: Assembly, task: Task) -> np.ndarray:
     sample = assembly.sample
     found = assembly.labels > 0 if sample.reference is None else (assembly.labels > 0) | (sample.reference > 0)
     there = [number for number in range(sample.planes) if found[sample.plane(number)].any()] or [sample.planes // 2]
+    up = slice(None, None, -1 if sample.axis else 1)  # coronal and sagittal slices begin at the feet
     panels = []
     for number in np.unique(np.linspace(there[0], there[-1], SHOWN + 2).round().astype(int)[1:-1]):
         part = sample.plane(number)
-        photo = np.rint(255 * sample.values(part)[..., :1]).astype(np.uint8)
+        photo = np.rint(255 * sample.values(part)[up, :, :1]).astype(np.uint8)
         millimetres = [n * mm for n, mm in zip(photo.shape, sample.plane_spacing)]
         size = tuple(max(1, round(PANEL * mm / max(millimetres))) for mm in millimetres)
         prediction, reference = (
-            None if many is None else _enlarged(many, size) for many in _contours(assembly, task, part)
+            None if many is None else _enlarged(many[up], size) for many in _contours(assembly, task, part)
         )
         panels.append(overlays.overlay(images.resize(photo, size), prediction, reference=reference))
     return overlays.tile(panels)

@@ -193,3 +193,47 @@ def augment(
     if coordinates is not None or brightened or noisy:
         changed = _rescale(changed)
     return changed, labels
+
+
+def turn_in_plane(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    labels: np.ndarray,
+    *,
+    degrees: tuple[float, float] = (1.0, 59.0),
+    probability: float = 0.5,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turns about the centre in the plane of the last two axes, and reverses the width: what TGMA trains with.
+
+    The angle is drawn evenly, to one side; with the reversal, which comes first, structures turn to either. The image is
+    resampled linearly, labels to the nearest pixel; what lies outside is 0.
+
+    Args:
+        rng: NumPy's generator; the same state gives the same result.
+        image: `[height, width, channels]` or `[depth, height, width, channels]`, float32.
+        labels: the same without the channels, integers.
+        degrees: range of the angle.
+        probability: of the turn, and of the reversal (no source says how often).
+
+    Returns:
+        Image and labels of the shapes and dtypes given, in memory of their own.
+
+    Reference:
+        Yang, Liu, Yuan, "Transferability-Guided Multi-source Model Adaptation for Medical Image Segmentation", MICCAI
+        2023.
+    """
+    turned, reversed_ = rng.random(2) < probability
+    angle = np.deg2rad(rng.uniform(*degrees))
+    if reversed_:
+        image, labels = image[..., ::-1, :], labels[..., ::-1]
+    if not turned:
+        return np.array(image), np.array(labels)
+    axes = labels.ndim
+    matrix = np.eye(axes)
+    matrix[-2:, -2:] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    centre = (np.array(labels.shape) - 1) / 2
+    where = {"matrix": matrix, "offset": centre - matrix @ centre, "mode": "constant"}
+    channels = [
+        ndimage.affine_transform(image[..., c], order=1, output=image.dtype, **where) for c in range(image.shape[-1])
+    ]
+    return np.stack(channels, axis=-1), ndimage.affine_transform(labels, order=0, output=labels.dtype, **where)

@@ -196,8 +196,8 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
     beyond = f"image{modalities + 1}"
     if beyond in columns:
         raise InputError(
-            f"{path}: a column {beyond}, the source model takes {modalities} of them; take the column out, or train one "
-            "that takes more with --channels"
+            f"{path}: a column {beyond}, the source model takes {modalities}; take the column out, or train one that "
+            "takes more with --channels"
         )
     cases: list[Case] = []
     lines: dict[str, int] = {}

@@ -219,14 +219,13 @@ def _limits(path: Any, volume: nifti.Volume, intensity: str) -> list[tuple[float
             raise InputError(f"{path}: every voxel is {ends[0]:g}, an empty volume; take it out or mend the export")
         every = max(1, round((stored.size / MOST_VALUES) ** (1 / 3)))
         some = stored[::every, ::every, ::every].astype(np.float64)
+        low, high = ends
         if name == "percentile":
-            chosen = np.percentile(some, numbers)
-            # Nearly all voxels alike, an empty background around little: their range is the volume's.
-            low, high = chosen if chosen[0] < chosen[1] else ends
+            low, high = np.percentile(some, numbers)
         elif name == "zscore":
             low, high = some.mean() - DEVIATIONS * some.std(), some.mean() + DEVIATIONS * some.std()
-        else:
-            low, high = ends
+        # Nearly all voxels alike, an empty background around little: their range is the volume's.
+        low, high = (low, high) if low < high else ends
         if name == "window":
             low, high = numbers
         else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxtta import stats as statistics
 from jaxtta.core import Array, InputError, Key, Source, Tree, paths
-from jaxtta.models.heads import HEADS
+from jaxtta.models.heads import FEATURES, HEADS
 from jaxtta.models.layers import NORMS
 from jaxtta.models.resunet import BLOCKS, ResUNet
 from jaxtta.models.unet import UNet
@@ -25,6 +25,9 @@ class Model(NamedTuple):
         apply: `(variables, images, *, stats, heads=("segmentation",)) -> ({head: array}, memory)`. `variables` has
             `params`, `batch_stats` and optionally `memory` (of the statistics policy; made afresh when absent). Any
             size of image: the input is padded by its edge to a multiple of the stride and the outputs are cropped back.
+            Among the heads may be `"features"`, the deepest map, of the padded image and not cropped; and `variables`
+            may have `perturbations`, `{"deepest": array}` of its shape, which is added to it: the gradient with respect
+            to that array is the one with respect to the map.
         init: `(key) -> Source`, random weights in float32.
         config: what `build` made it from; JSON can hold it.
         heads: the heads it has.
@@ -57,14 +60,16 @@ def build(config: dict[str, Any]) -> Model:
     module = ARCHITECTURES[name](**options)
 
     def apply(variables: Tree, images: Array, *, stats: statistics.Policy, heads: tuple[str, ...] = ("segmentation",)):
-        require_heads(module.heads, heads)
+        require_heads(module.heads, tuple(head for head in heads if head != FEATURES))
         space = images.shape[1:-1]
         extra = [-n % module.stride for n in space]
         if any(extra):
             images = jnp.pad(images, [(0, 0), *((0, e) for e in extra), (0, 0)], mode="edge")
         network = module.clone(policy=stats)
         outputs, changed = network.apply(variables, images, heads=heads, mutable=["memory"])
-        return {head: _crop(x, space, images.shape[1:-1]) for head, x in outputs.items()}, changed.get("memory", {})
+        padded = images.shape[1:-1]
+        cropped = {head: x if head == FEATURES else _crop(x, space, padded) for head, x in outputs.items()}
+        return cropped, changed.get("memory", {})
 
     def init(key: Key) -> Source:
         images = jnp.zeros((1, *(module.stride,) * module.dimensions, module.channels), jnp.float32)

@@ -10,6 +10,8 @@ from jaxtta.resize import resize_aligned
 
 IMAGE_HEADS = ("reconstruction", "denoising", "super_resolution")
 HEADS = ("segmentation", *IMAGE_HEADS, "rotation")
+FEATURES = "features"  # no head: asks a network, whatever its heads, for its deepest feature map itself
+DEEPEST = "deepest"  # the perturbation that a network adds to that map where it is given one (Flax's `perturb`)
 ROTATIONS = 6
 
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from jaxtta import stats
 from jaxtta.core import Array
-from jaxtta.models.heads import IMAGE_HEADS, ImageHead, RotationHead
+from jaxtta.models.heads import DEEPEST, FEATURES, IMAGE_HEADS, ImageHead, RotationHead
 from jaxtta.models.layers import Double, Norm, convolution
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -106,7 +106,8 @@ class ResUNet(nn.Module):
     @nn.compact
     def __call__(self, images: Array, heads: tuple[str, ...]) -> dict[str, Array]:
         maps = Encoder(self.depth, self.width, self.policy, name="encoder")(images)
-        outputs = {}
+        maps[-1] = self.perturb(DEEPEST, maps[-1])
+        outputs = {FEATURES: maps[-1]} if FEATURES in heads else {}
         if "segmentation" in heads:
             x = maps[-1]
             for i, skip in enumerate(reversed(maps[:-1]), start=1):

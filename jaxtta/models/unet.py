@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jaxtta import stats
 from jaxtta.core import Array
-from jaxtta.models.heads import IMAGE_HEADS, ImageHead, RotationHead
+from jaxtta.models.heads import DEEPEST, FEATURES, IMAGE_HEADS, ImageHead, RotationHead
 from jaxtta.models.layers import Double, Norm, convolution
 
 
@@ -61,7 +61,8 @@ class UNet(nn.Module):
             x = nn.max_pool(x, window, window) if maps else x
             x = Pair(features, self.policy, self.norm, name=f"encoder{i}")(x)
             maps.append(x)
-        outputs = {}
+        x = self.perturb(DEEPEST, x)
+        outputs = {FEATURES: x} if FEATURES in heads else {}
         if "segmentation" in heads:
             y = x
             for i, features in reversed(list(enumerate(self.features[:-1], start=1))):
