@@ -142,3 +142,12 @@ def test_lists_that_go_wrong(tmp_path):
         refused(path, *parts, images=write(path, text))
     path.write_bytes("image\nMüller.png\n".encode("utf-16"))
     refused(path, "not a readable list", "UTF-8", images=path)
+
+
+def test_absolute_paths_of_a_list_are_named_from_where_they_part(tmp_path):
+    for name in ("far/a/1.png", "far/b/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"image\n{tmp_path}/far/a/1.png\n{tmp_path}/far/b/1.png\n")
+    assert [case.name for case in find_cases(listed)] == ["a/1", "b/1"]

@@ -199,9 +199,12 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
             f"{path}: a column {beyond}, the source model takes {modalities}; take the column out, or train one that "
             "takes more with --channels"
         )
+    entries = [PurePosixPath(row.get("image", "").replace("\\", "/")) for _, row in rows]
+    absolute = [entry.parent for entry in entries if entry.is_absolute()]
+    above = os.path.commonpath(absolute) if absolute else ""  # absolute paths are named from where they part
     cases: list[Case] = []
     lines: dict[str, int] = {}
-    for line, row in rows:
+    for image, (line, row) in zip(entries, rows):
         files = {}
         for column in ("image", *more, *(["mask"] if "mask" in columns else [])):
             entry = row.get(column, "").replace("\\", "/")
@@ -213,8 +216,8 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
                     f"{path}, line {line}: no file {files[column]}; mend the line, or give the paths' root"
                 )
         # Outputs are named after the case: the name must not climb out of their folder.
-        entry = PurePosixPath(bare(PurePosixPath(row["image"].replace("\\", "/"))))
-        name = "/".join(part for part in entry.parts if part not in ("/", ".."))
+        inside = PurePosixPath(bare(image.relative_to(above) if image.is_absolute() else image))
+        name = "/".join(part for part in inside.parts if part != "..")
         if name in lines:
             raise InputError(
                 f"{path}, lines {lines[name]} and {line}: the same case {name} twice; rename or remove one"
