@@ -77,7 +77,7 @@ def train(plan: Training) -> dict[str, Any]:
     check_labels(plan.preprocessing.mask_values, plan.task)
     model = build({**plan.model, "classes": plan.task.classes, "channels": plan.preprocessing.channels})
     encoder = None if plan.encoder is None else _encoder(plan.encoder, model)
-    cases = fitting.labelled(plan)
+    cases = fitting.labelled(plan, "training")
     plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task, quarter_turns=cases.square))
     identity = {
         "task": dataclasses.asdict(plan.task),
@@ -97,7 +97,8 @@ def train(plan: Training) -> dict[str, Any]:
 
 def _save(plan: Training, model: Model, source: Source, state: TrainingState, log: list[dict]) -> None:
     encoder = None if plan.encoder is None else str(plan.encoder)
-    fitting.write(plan, model, source, state, log, provenance={"command": "train", "encoder": encoder})
+    provenance = {"command": "train", "encoder": encoder}
+    fitting.write(source, state, log, plan=plan, model=model, provenance=provenance)
 
 
 def _encoder(path: Path, model: Model) -> Source:

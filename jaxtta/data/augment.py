@@ -205,8 +205,8 @@ def turn_in_plane(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turns about the centre in the plane of the last two axes, and reverses the width: what TGMA trains with.
 
-    The angle is drawn evenly, to one side; with the reversal, which comes first, structures turn to either. The image is
-    resampled linearly, labels to the nearest pixel; what lies outside is 0.
+    The angle is drawn evenly, to one side; with the reversal, which comes first, structures turn to either. The image
+    is resampled linearly, labels to the nearest pixel; what lies outside is 0.
 
     Args:
         rng: NumPy's generator; the same state gives the same result.
