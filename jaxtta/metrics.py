@@ -62,7 +62,7 @@ def dice(prediction: Mask, reference: Mask, *, empty: float = math.nan) -> float
 def surface_distances(
     prediction: Mask, reference: Mask, *, spacing: Spacing, definition: str = "pooled"
 ) -> SurfaceDistances:
-    """All the surface distances from one pair of nearest-neighbour searches; for one of them alone see the functions below.
+    """All the surface distances from one pair of nearest-neighbour searches; for one of them see the functions below.
 
     Args:
         prediction: boolean mask `[*space]`.
