@@ -4,8 +4,8 @@
 
 Data: the six-site release of SAML (Liu, Dou, Heng, "Shape-aware Meta-learning for Generalizing Prostate MRI
 Segmentation to Unseen Domains", MICCAI 2020), not included: a folder for each of BIDMC, BMC, HK, I2CVB, RUNMC and UCL
-with `Case00.nii.gz` and `Case00_segmentation.nii.gz`. Any folder in that layout works, with any names of sites: without the
-real one, make one of synthetic volumes with `--synthesize`.
+with `Case00.nii.gz` and `Case00_segmentation.nii.gz`. Any folder in that layout works, with any names of sites:
+without the real one, make one of synthetic volumes with `--synthesize`.
 
 Labels above 0 are the prostate, as usual with this set. Every fifth volume of the source site is kept aside to choose
 the best epoch. Hardware: a GPU for the real set (size 384, ResUNet-34); `--small` for a few CPU cores. Writes

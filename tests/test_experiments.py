@@ -8,8 +8,9 @@ import math
 import jax
 import pytest
 from PIL import Image
+from scans import scans
 
-from experiments import speed, step_cost
+from experiments import hippocampus_shift, prostate_sites, speed, step_cost
 from jaxtta.core import InputError
 
 pytest_plugins = ("command_line",)
@@ -84,3 +85,39 @@ def test_full_is_where_more_streams_no_longer_help():
 def test_what_cannot_be_compared_with_is_said():
     with pytest.raises(InputError, match=r"--compare nowhere:make: .*give MODULE:FUNCTION"):
         speed.imported("nowhere:make", 32)
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_hippocampus_shift_trains_adapts_and_tabulates(tmp_path, capsys, quick_to_compile):
+    data = scans(tmp_path / "data", ((20, 24, 22),) * 4, spacing=(1.0, 1.0, 1.0))
+    (data / "images").rename(data / "imagesTr")
+    (data / "masks").rename(data / "labelsTr")
+    call = ["--data", str(data), "--out", str(tmp_path / "out"), "--epochs", "1", "--held-out", "1"]
+    hippocampus_shift.main(call)
+    first = capsys.readouterr().out
+    rows = rows_of(tmp_path / "out" / "table.csv")
+    assert len(rows) == 2 * len(hippocampus_shift.ARMS)
+    assert list(rows[0]) == ["method", "learning rate", "score", "as_they_are", *hippocampus_shift.SHIFTS]
+    assert (tmp_path / "out" / "table.md").read_text() in first
+    hippocampus_shift.main(call)  # what is there is not computed again
+    assert capsys.readouterr().out.endswith(first[first.index("## Hippocampus") :])
+    with pytest.raises(InputError, match="--held-out 4: there are 4 volumes"):
+        hippocampus_shift.main([*call[:-1], "4"])
+
+
+@pytest.mark.slow
+def test_prostate_sites_reads_the_layout_of_the_release(tmp_path, capsys, quick_to_compile):
+    out = tmp_path / "out"
+    prostate_sites.main(["--synthesize", "--small", "--epochs", "1", "--out", str(out), "--source-site", "danube"])
+    rows = rows_of(out / "table.csv")
+    assert list(rows[0])[3:] == ["elbe", "loire", "rhine", "tagus"] and len(rows) == 2 * len(hippocampus_shift.ARMS)
+    with pytest.raises(InputError, match="--source-site seine: there is no such site; choose one of danube"):
+        prostate_sites.main(["--data", str(out / "data"), "--out", str(out), "--source-site", "seine"])
+    (next((out / "data").glob("*/Case0000.nii.gz"))).unlink()
+    with pytest.raises(InputError, match=r"no volume Case0000\.nii\.gz beside it"):
+        prostate_sites.main(["--data", str(out / "data"), "--out", str(tmp_path / "again")])
