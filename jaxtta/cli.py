@@ -6,8 +6,19 @@ from pathlib import Path
 
 import jaxtta
 from jaxtta.commands.arguments import Parser, numbers, positive, seed, words
-from jaxtta.commands.shared import add_data, add_method, add_output, add_task, add_volumes, plan
+from jaxtta.commands.shared import (
+    add_command,
+    add_data,
+    add_method,
+    add_output,
+    add_task,
+    add_volumes,
+    plan,
+    tell_of_bad_files,
+    tell_of_training,
+)
 from jaxtta.commands.texts import ABOUT, ADAPTED, EXPORTED, SETTINGS, TRAINED
+from jaxtta.commands.transfer import add_adapt_multi, add_finetune, add_rank
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_adapt(commands)
     _add_train(commands)
+    add_finetune(commands)
+    add_rank(commands)
+    add_adapt_multi(commands)
     _add_convert(commands)
     _add_export(commands)
     _add_demo(commands)
@@ -46,17 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands, name: str, summary: str, run, *, epilog: str = "") -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=summary, description=summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
 def _add_adapt(commands) -> None:
     summary = "Adapt a source model to unlabelled images and write masks."
-    parser = _command(commands, "adapt", summary, _adapt, epilog=f"{SETTINGS}\n{ADAPTED}")
+    parser = add_command(commands, "adapt", summary, _adapt, epilog=f"{SETTINGS}\n{ADAPTED}")
     add_method(parser)
     add_data(parser, "folders of masks, one for each of --images, to score against; they adapt nothing")
     parser.add_argument("--episodic", action="store_true", help="start every image from the source again")
@@ -102,18 +108,13 @@ def _adapt(options) -> None:
     if not distributed.speaks():
         return
     print(describe(record))
-    _tell_of_bad_files(record["bad"], len(record["cases"]), options.out)
+    tell_of_bad_files(record["bad"], len(record["cases"]), options.out)
     print(f"written to {options.out}")
-
-
-def _tell_of_bad_files(bad: list, good: int, out: Path) -> None:
-    if bad:
-        print(f"{len(bad)} of {len(bad) + good} files could not be read and were left out; {out / 'run.json'} says why")
 
 
 def _add_train(commands) -> None:
     summary = "Train a source model; defaults are the released recipe of the field."
-    parser = _command(commands, "train", summary, _train, epilog=TRAINED)
+    parser = add_command(commands, "train", summary, _train, epilog=TRAINED)
     add_data(parser, "folders of masks, one for each of --images")
     parser.add_argument("--classes", type=int, default=2, help="output channels; softmax counts the background (2)")
     add_task(parser)
@@ -169,15 +170,11 @@ def _train(options) -> None:
         model={**model, "heads": tuple(dict.fromkeys(("segmentation", *heads)))},
         augmentation=not options.no_augmentation,
     )
-    record = train(chosen)
-    best = record["best"]
-    _tell_of_bad_files(record["bad"], len(record["training"]) + len(record["validation"]), options.out)
-    dice = f", validation Dice {best['dice']:.2f}" if "dice" in best else ""
-    print(f"best epoch {best['epoch']}{dice}; the source model is {options.out / 'best'}")
+    tell_of_training(train(chosen), options.out)
 
 
 def _add_convert(commands) -> None:
-    parser = _command(
+    parser = add_command(
         commands, "convert", "Make a checkpoint of PyTorch weights (.pth, .safetensors or .npz).", _convert
     )
     parser.add_argument(
@@ -214,7 +211,7 @@ def _convert(options) -> None:
 
 def _add_export(commands) -> None:
     summary = "Write a method's update and prediction as StableHLO programs, which run without jaxtta."
-    parser = _command(commands, "export", summary, _export, epilog=f"{SETTINGS}\n{EXPORTED}")
+    parser = add_command(commands, "export", summary, _export, epilog=f"{SETTINGS}\n{EXPORTED}")
     add_method(parser)
     platforms = "where they are to run, of cpu, cuda, rocm and tpu (cpu,cuda,tpu)"
     parser.add_argument("--platforms", type=words, default=("cpu", "cuda", "tpu"), metavar="A,B", help=platforms)
@@ -231,7 +228,7 @@ def _export(options) -> None:
 
 
 def _add_demo(commands) -> None:
-    parser = _command(commands, "demo", "A small source model meets three synthetic centres it has not seen.", _demo)
+    parser = add_command(commands, "demo", "A small source model meets three synthetic centres it has not seen.", _demo)
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder to write (demo)")
     parser.add_argument("--overwrite", action="store_true", help="replace the demo that OUT holds")
     parser.add_argument("--count", type=int, default=16, metavar="N", help="images for each centre (16)")
@@ -246,7 +243,7 @@ def _demo(options) -> None:
 
 def _add_synthesize(commands) -> None:
     summary = "Draw folders of synthetic fundus photographs or prostate MRI volumes, with masks."
-    parser = _command(commands, "synthesize", summary, _synthesize)
+    parser = add_command(commands, "synthesize", summary, _synthesize)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--kind", default="fundus", metavar="NAME", help="fundus (photographs) or prostate (volumes)")
     centres = "alder, birch, cedar, dogwood, elm of fundus; danube, elbe, loire, rhine, tagus of prostate (all)"

@@ -14,7 +14,7 @@ from jaxtta.methods import METHODS
 
 pytest_plugins = ("command_line",)
 
-COMMANDS = ("adapt", "train", "convert", "export", "demo", "synthesize")
+COMMANDS = ("adapt", "train", "finetune", "rank", "adapt-multi", "convert", "export", "demo", "synthesize")
 
 
 def python(*arguments):

@@ -34,11 +34,12 @@ def add_data(parser: argparse.ArgumentParser, masks: str) -> None:
     )
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
+def add_output(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
     """What to write and how: `--out`, `--overwrite`, `--resume`, `--seed`, `--quiet`."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that OUT holds")
-    parser.add_argument("--resume", action="store_true", help="go on with the run that OUT holds")
+    if resume:
+        parser.add_argument("--resume", action="store_true", help="go on with the run that OUT holds")
     parser.add_argument("--seed", type=seed, default=0, help="of everything drawn at random (0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -92,3 +93,36 @@ def add_task(parser: argparse.ArgumentParser) -> None:
         help="value of each label in the masks, the background's first (0,1,2,...); or fundus: 255 background, "
         "0 cup, between them disc",
     )  # fmt: skip
+
+
+def add_fitting(parser: argparse.ArgumentParser) -> None:
+    """How to fine-tune: `--optimiser`, `--learning-rate`, `--batch`, `--no-augmentation`."""
+    names = "adam, adamw or sgd (Nesterov 0.99, decay 5e-4) (adam)"
+    parser.add_argument("--optimiser", default="adam", metavar="NAME", help=names)
+    rate = "at the start of the polynomial schedule (1e-3)"
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help=rate)
+    parser.add_argument("--batch", type=int, default=8, help="images, slices or windows a step (8)")
+    parser.add_argument("--no-augmentation", action="store_true", help="show the images as they are")
+
+
+def add_command(commands, name: str, summary: str, run, *, epilog: str = "") -> argparse.ArgumentParser:
+    """A command's parser, `run(options)` behind it."""
+    parser = commands.add_parser(
+        name, help=summary, description=summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def tell_of_bad_files(bad: list, good: int, out: Path) -> None:
+    """Says how many files were left out, if any."""
+    if bad:
+        print(f"{len(bad)} of {len(bad) + good} files could not be read and were left out; {out / 'run.json'} says why")
+
+
+def tell_of_training(record: dict, out: Path) -> None:
+    """Says which epoch was the best and where it lies."""
+    best = record["best"]
+    tell_of_bad_files(record["bad"], len(record["training"]) + len(record["validation"]), out)
+    dice = f", validation Dice {best['dice']:.2f}" if "dice" in best else ""
+    print(f"best epoch {best['epoch']}{dice}; the source model is {out / 'best'}")

@@ -9,6 +9,12 @@ A model trained at one hospital fails on another scanner's images; jaxtta adapts
   jaxtta train --images I --masks M --out run   train a source model (the checkpoint is run/best)
   jaxtta adapt --source source --images I --out result
                                                 masks, overlays and a table for a folder of images
+  jaxtta finetune --source source --images I --masks M --out run
+                                                go on with a few labelled images (the checkpoint is run/best)
+  jaxtta rank --sources A B C --images I --out ranking
+                                                which source suits these images
+  jaxtta adapt-multi --sources A B C --images I --out result
+                                                several source models at once, each as far as it suits the images
   jaxtta export --source source --out programs  one update as StableHLO, to run without jaxtta
   jaxtta synthesize --out data                  folders of synthetic images to try things on
 """
@@ -53,4 +59,43 @@ TRAINED = """what is written:
   OUT/training.csv           a row for each epoch: losses, Dice, seconds
   OUT/resume                 the state that --resume goes on from
   OUT/run.json               versions, configuration, seed, device, which images were kept aside
+"""
+
+TUNED = """what is written:
+  OUT/best, OUT/last         source models like any other: AC-Norm is folded into the batch norms; best: the highest
+                             Dice on the images kept aside, or the last where none were
+  OUT/training.csv           a row for each epoch, or for the epochs that make 25 steps: losses, Dice, seconds
+  OUT/resume                 the state that --resume goes on from
+  OUT/run.json               versions, configuration, seed, device, digest of the source, which images were kept aside
+"""
+
+RANKED = """what is written:
+  OUT/ranking.csv            a row for each source, best first
+                             ac_corr: mean over the norm layers of AC-Corr, the same for each channel, the epoch's loss
+                             others: mean over the images; with masks the true Dice in percent, and Pearson's and
+                             Spearman's correlation with it over the images
+  OUT/layers.csv             of ac_corr: its value for each norm layer
+  OUT/images.csv             of the others: a row for each source and image
+  OUT/run.json               versions, configuration, seed, device, digests of the sources; with masks the correlations
+                             over all images and sources, and over the means of the sources
+Sources of unequal width are ranked by ac_corr for each channel: the sum grows with the channels.
+"""
+
+MULTI_ADAPTED = """arms (--arm; the first one given is the result):
+  source_NAME                a source alone; NAME is its path without the folders that all have in common
+  mean                       mean of the sources' probabilities
+  vote, itm, dtm, itm_dtm    a vote of the sources: all count alike; by transferability to the image (ITM), to the whole
+                             target (DTM), or both
+  learned                    mean with weights learned from the entropy and diversity of what comes out
+  tgma, tgma_main            the two sources with the highest DTM trained further on the ITM vote: weighted pair, or its
+                             main network alone
+what is written, beside masks, overlays and predictions.csv of the result as adapt writes them:
+  OUT/arms/ARM/              masks and predictions.csv of every other arm
+  OUT/arms.csv               scores of the arms, if masks are given
+  OUT/sources.csv            the sources by their DTM
+  OUT/itm.csv                how well each source suits each image, slice or window, from 0 to 1
+  OUT/models/                of tgma: main and auxiliary, source models as any other
+  OUT/training.csv           of tgma: loss and weight of the main network after each epoch
+  OUT/run.json               versions, configuration, seed, device, digests of the sources, DTM, weights, means
+All images together are one target, whatever their domains.
 """

@@ -1,0 +1,53 @@
+"""Several source models for one target: read and compared, and named for tables."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxtta import checkpoint
+from jaxtta.core import InputError, Task
+
+
+def load_sources(paths: Sequence[Path]) -> dict[str, checkpoint.Checkpoint]:
+    """Source models that segment the same, by a short name of each: the parts of its path that tell it from the others.
+
+    Raises:
+        InputError: fewer than two, one given twice, one that cannot be read, or other classes, another activation or
+            other names of the classes than the first has.
+    """
+    if len(paths) < 2:
+        given = paths[0] if paths else "none"
+        raise InputError(f"--sources names {len(paths)} model ({given}); give two or more")
+    whole = [Path(path).resolve() for path in paths]
+    again = next((path for i, path in enumerate(whole) if path in whole[:i]), None)
+    if again is not None:
+        raise InputError(f"{again}: given twice; name each source once")
+    loaded = [checkpoint.load(path) for path in paths]
+    first = loaded[0].task
+    for path, other in zip(paths[1:], (one.task for one in loaded[1:])):
+        if _what(other) != _what(first) or (_named(first) and _named(other) and first.names != other.names):
+            raise InputError(
+                f"{path} segments {_words(other)}, {paths[0]} {_words(first)}; give sources that segment the same"
+            )
+    return dict(zip(_short(whole), loaded))
+
+
+def _what(task: Task) -> tuple[int, str]:
+    return task.classes, task.activation
+
+
+def _named(task: Task) -> bool:
+    """Whether somebody named the classes; names that were made up say nothing."""
+    return task.names != Task(task.classes, task.activation).names
+
+
+def _words(task: Task) -> str:
+    return f"{task.classes} {task.activation} classes ({', '.join(task.names)})"
+
+
+def _short(paths: list[Path]) -> list[str]:
+    """Paths without the folders that all have in common at either end."""
+    parts = [path.parts for path in paths]
+    shortest = min(map(len, parts))
+    first = next((i for i in range(shortest) if len({p[i] for p in parts}) > 1), shortest - 1)
+    last = next((i for i in range(shortest - first) if len({p[-1 - i] for p in parts}) > 1), 0)
+    return ["/".join(p[first : len(p) - last]) for p in parts]

@@ -1,0 +1,1 @@
+"""Choosing and moving pre-trained models: fine-tuning, transferability scores, several sources at once."""

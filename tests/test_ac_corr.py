@@ -1,0 +1,67 @@
+"""AC-Corr against the released score, and over the layers of a network."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toys import random_source, toy
+
+from jaxtta.core import InputError, matching, norm_affine
+from jaxtta.transfer.ac_corr import ac_corr
+from jaxtta.transfer.ac_norm import collaboration
+
+GOLDENS = np.load(Path(__file__).parent / "goldens" / "acnorm_public.npz")
+
+
+def test_matrix_and_score_are_the_releases():
+    with jax.enable_x64(True):
+        names = ("weight_target", "bias_target", "weight", "bias")
+        target_scale, target_shift, scale, shift = (jnp.asarray(GOLDENS[f"ac_corr/{name}"]) for name in names)
+        matrix = collaboration(target_scale, target_shift, scale, shift)
+        np.testing.assert_allclose(matrix, GOLDENS["ac_corr/matrix"], rtol=1e-9, atol=1e-12)
+        params = {"norm": {"scale": target_scale, "shift": target_shift}}
+        got = ac_corr(params, {"norm": {"scale": scale, "shift": shift}})
+        np.testing.assert_allclose(got.mean, GOLDENS["ac_corr/value"], rtol=1e-9)
+        np.testing.assert_allclose(got.per_channel, GOLDENS["ac_corr/value"] / 7, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_the_model_is_the_mean_of_its_layers(dimensions):
+    made = toy(dimensions)
+    source = random_source(made.model, seed=1).params
+    got = ac_corr(made.source.params, source)
+    assert len(got.layers) == sum(path[-1].key == "scale" for path, _ in jax.tree_util.tree_leaves_with_path(source))
+    own, theirs = (params["encoder2"]["norm1"] for params in (made.source.params, source))
+    matrix = collaboration(own["scale"], own["shift"], theirs["scale"], theirs["shift"])
+    assert float(got.layers["encoder2/norm1"]) == pytest.approx(float(matrix.sum()), rel=1e-6)
+    assert got.channels["encoder2/norm1"] == 8 and got.channels["encoder1/norm2"] == 4
+    assert float(got.mean) == pytest.approx(np.mean([float(v) for v in got.layers.values()]), rel=1e-6)
+    each = [float(value) / got.channels[name] for name, value in got.layers.items()]
+    assert float(got.per_channel) == pytest.approx(np.mean(each), rel=1e-6)
+    assert all(0 < value <= 1 for value in each)
+
+
+def test_layers_are_chosen_by_a_selection():
+    made = toy()
+    source = random_source(made.model, seed=1).params
+    chosen = ac_corr(made.source.params, source, select=matching("^encoder"))
+    assert list(chosen.layers) == [f"encoder{i}/norm{j}" for i in (1, 2) for j in (1, 2)]
+    everything = ac_corr(made.source.params, source)
+    assert ac_corr(made.source.params, source, select=norm_affine).layers.keys() == everything.layers.keys()
+    with pytest.raises(InputError, match=r"none of the \d+ norm layers; they are: .*encoder1/norm1"):
+        ac_corr(made.source.params, source, select=matching("nowhere"))
+
+
+def test_it_grows_as_channels_go_astray():
+    """A channel that has left its own source channel keeps those it is nearer to: more of its row is summed."""
+    rng = np.random.default_rng(0)
+    scale, shift = np.ones(32, np.float32), np.float32(rng.normal(size=32))
+    source = {"norm": {"scale": jnp.asarray(scale), "shift": jnp.asarray(shift)}}
+    near, far = (
+        {"norm": {"scale": jnp.asarray(scale), "shift": jnp.asarray(shift + np.float32(d * rng.normal(size=32)))}}
+        for d in (0.01, 1.0)
+    )
+    values = [float(ac_corr(params, source).mean) for params in (source, near, far)]
+    assert values[0] < values[1] < values[2]
