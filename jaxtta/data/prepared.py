@@ -86,9 +86,9 @@ def prepare_all(folder: Path, cases: Sequence[Case], preprocessing: Any, task: T
             there = np.argwhere(labels[block])
             some = there[:: max(1, len(there) * sample.blocks // REMEMBERED)]
             foreground.append(np.insert(some, 0, block, axis=1))
-        images.flush()
-        labels.flush()
-        return Prepared(*(np.load(file, mmap_mode="r") for file in files), np.concatenate(foreground))
+        # Kept as they are: to load them again would parse their headers, which threads of Python 3.11 cannot do at once.
+        images.flags.writeable = labels.flags.writeable = False
+        return Prepared(images, labels, np.concatenate(foreground))
 
     reading = prefetch(prepare, list(enumerate(cases)))
     done = []
