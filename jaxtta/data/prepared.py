@@ -86,7 +86,7 @@ def prepare_all(folder: Path, cases: Sequence[Case], preprocessing: Any, task: T
             there = np.argwhere(labels[block])
             some = there[:: max(1, len(there) * sample.blocks // REMEMBERED)]
             foreground.append(np.insert(some, 0, block, axis=1))
-        # Kept as they are: to load them again would parse their headers, which threads of Python 3.11 cannot do at once.
+        # Not loaded again: that would parse their headers, which threads of Python 3.11 cannot do at the same time.
         images.flags.writeable = labels.flags.writeable = False
         return Prepared(images, labels, np.concatenate(foreground))
 
