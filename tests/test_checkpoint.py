@@ -131,7 +131,8 @@ def test_what_the_manifest_says(pristine):
     assert manifest["model"] == {**UNET, "features": [4, 8]}
     names = ["disc", "cup"]
     assert manifest["task"] == {"classes": 2, "activation": "sigmoid", "names": names, "quarter_turns": True}
-    assert manifest["preprocessing"] == {"size": [48, 32], "channels": 3, "mask_values": "fundus"}
+    prepared = {"kind": "image", "size": [48, 32], "channels": 3, "mask_values": "fundus"}
+    assert manifest["preprocessing"] == prepared
     assert manifest["provenance"] == PROVENANCE
     for name in ("jax", "flax", "orbax-checkpoint", "numpy"):
         assert manifest["versions"][name] == importlib.metadata.version(name)

@@ -126,7 +126,7 @@ def test_with_masks_the_correlation_with_the_true_dice_is_told(rank, command, pl
     dice = {row["name"]: float(row["dice"]) for row in table(tmp_path / "adapted")}
     of_one = [row for row in each if row["source"] == "one"]
     for row in of_one:
-        # Probabilities lie on disk in half precision: a pixel at ½ may fall on the other side.
+        # Probabilities lie on disk in 16 bits: a pixel at ½ may fall on the other side.
         assert float(row["dice"]) == pytest.approx(dice[row["name"]], abs=0.5)
     pairs = np.array([(float(row["entropy"]), float(row["dice"])) for row in of_one])
     own = next(row for row in rows if row["source"] == "one")

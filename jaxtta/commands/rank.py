@@ -16,7 +16,7 @@ from jaxtta import checkpoint, metrics
 from jaxtta.commands import fitting, inputs, output, results
 from jaxtta.commands.affine_ranking import affine_ranking, require_batch_norms
 from jaxtta.commands.sources import load_sources
-from jaxtta.commands.target import Target, observe
+from jaxtta.commands.target import ONE, Target, observe
 from jaxtta.core import InputError
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
@@ -153,7 +153,7 @@ def _label_free_ranking(
                 row = {"source": name, "domain": case.domain, "name": case.name}
                 row[plan.by] = float(scores[list(places), i].mean())
                 if case.mask is not None:
-                    row["dice"] = _dice(case, preprocessing, task, probabilities[list(places), i])
+                    row["dice"] = _dice(case, preprocessing, task, probabilities[list(places), i] / np.float32(ONE))
                 rows[name].append(row)
     ranking = [{"source": name, **_summary(rows[name], plan.by)} for name in sources]
     ranking.sort(key=lambda row: -row[plan.by])
