@@ -6,8 +6,8 @@ for every number of images; and scored on 40 other images of that centre.
 
     python -m experiments.fine_tuning --out fine_tuning
 
-Hardware: any; written for 2 CPU cores. Run time and expected numbers: not measured yet. Writes `table.md`, `table.csv` and `scores.csv` (a row for each run); what is
-there already is not computed again.
+Hardware: any; written for 2 CPU cores. Run time and expected numbers: not measured yet. Writes `table.md`, `table.csv`
+and `scores.csv` (a row for each run); what is there already is not computed again.
 
 Reference:
     Zhang, Yang, Zheng, Gu, "AC-Norm: Effective Tuning for Medical Image Analysis via Affine Collaborative
