@@ -132,15 +132,16 @@ class Task:
         """One of the `channels` of a label map, boolean `[*space]`."""
         return labels > number if self.activation == "sigmoid" else labels == number
 
-    def decode(self, probabilities: np.ndarray) -> np.ndarray:
+    def decode(self, probabilities: np.ndarray | Array) -> np.ndarray | Array:
         """Label map `[*space]`, uint8, of probabilities `[*space, classes]`: the most probable class, or the innermost
         channel above ½.
         """
+        arrays = probabilities.__array_namespace__()  # NumPy, or JAX inside a program
         if self.activation == "softmax":
-            return np.argmax(probabilities, axis=-1).astype(np.uint8)
-        labels = np.zeros(probabilities.shape[:-1], np.uint8)
+            return arrays.argmax(probabilities, axis=-1).astype(np.uint8)
+        labels = arrays.zeros(probabilities.shape[:-1], np.uint8)
         for number in range(self.classes):
-            labels[probabilities[..., number] > 0.5] = number + 1
+            labels = arrays.where(probabilities[..., number] > 0.5, np.uint8(number + 1), labels)
         return labels
 
 

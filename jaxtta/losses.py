@@ -37,11 +37,23 @@ def dice_loss(task: Task, logits: Array, target: Array, *, smooth: float = 1.0, 
     Reference: F. Milletari, N. Navab and S.-A. Ahmadi, "V-Net: Fully Convolutional Neural Networks for Volumetric
     Medical Image Segmentation", 3DV, 2016 (with squares in the denominator).
     """
-    target = _checked(task, logits, target)[..., task.foreground]
-    probabilities = task.probabilities(logits)[..., task.foreground]
+    target = _checked(task, logits, target)
     axes = tuple(range(logits.ndim - 1)) if per_class else None
-    overlap = jnp.sum(probabilities * target, axis=axes)
-    size = jnp.sum(probabilities, axis=axes) + jnp.sum(target, axis=axes)
+    return soft_dice(task, task.probabilities(logits), target, axes=axes, smooth=smooth)
+
+
+def soft_dice(task: Task, probabilities: Array, target: Array, *, axes: tuple[int, ...] | None, smooth: float) -> Array:
+    """`dice_loss` of probabilities, with the axes that the sums run over: the mean over the others.
+
+    Args:
+        task: what is segmented.
+        probabilities: `[batch, *space, classes]`.
+        target: the same shape, in the same dtype.
+        axes: all when None.
+        smooth: in pixels.
+    """
+    p, t = probabilities[..., task.foreground], target[..., task.foreground]
+    overlap, size = jnp.sum(p * t, axes), jnp.sum(p, axes) + jnp.sum(t, axes)
     return jnp.mean(1 - (2 * overlap + smooth) / (size + smooth))
 
 

@@ -27,21 +27,26 @@ LARGE = 192 * 192 * 3  # values of an image from which views are computed one af
 TURNS = (*views.GEOMETRIC, views.IDENTITY)  # in the order of the rotation head's labels
 
 
-def entropy(task: Task, *, full: bool = False) -> Objective:
-    """Entropy of the prediction, `mean over pixels of Σ_c −p_c log(p_c + 1e-6)`.
+def pixel_entropy(task: Task, probabilities: Array, *, full: bool = False) -> Array:
+    """Entropy of each pixel in nats, `Σ_c −p_c log(p_c + 1e-6)`, `[...]` of probabilities `[..., classes]`.
 
     Args:
         task: what is segmented.
+        probabilities: of its classes.
         full: for a sigmoid task, add the other half of the Bernoulli entropy, `−(1 − p_c) log(1 − p_c + 1e-6)`, which
             the released code of GraTa leaves out.
     """
+    terms = -probabilities * jnp.log(probabilities + 1e-6)
+    if full and task.activation == "sigmoid":
+        terms -= (1 - probabilities) * jnp.log(1 - probabilities + 1e-6)
+    return jnp.sum(terms, axis=-1)
+
+
+def entropy(task: Task, *, full: bool = False) -> Objective:
+    """Entropy of the prediction, the mean over pixels of `pixel_entropy`; arguments as there."""
 
     def objective(key: Key, forward: Forward, images: Array) -> Array:
-        p = task.probabilities(forward(images)["segmentation"])
-        terms = -p * jnp.log(p + 1e-6)
-        if full and task.activation == "sigmoid":
-            terms -= (1 - p) * jnp.log(1 - p + 1e-6)
-        return jnp.mean(jnp.sum(terms, axis=-1))
+        return jnp.mean(pixel_entropy(task, task.probabilities(forward(images)["segmentation"]), full=full))
 
     return objective
 

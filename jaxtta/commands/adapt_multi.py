@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxtta import checkpoint
-from jaxtta.commands import arms, inputs, output, results, writing
+from jaxtta.commands import arms, fitting, inputs, output, results, writing
 from jaxtta.commands.arms import TOGETHER, TRAINED, VOTES, Arm, Observed
 from jaxtta.commands.sources import load_sources
 from jaxtta.commands.target import Target, observe
@@ -240,10 +240,7 @@ def _chosen(plan: MultiAdaptation, known: list[str]) -> list[str]:
 def _check_numbers(plan: MultiAdaptation) -> None:
     if plan.metric not in METRICS:
         raise InputError(f"metric is {plan.metric!r}; choose one of {', '.join(METRICS)}")
-    if plan.epochs < 1 or plan.batch < 1:
-        raise InputError(f"epochs is {plan.epochs} and batch {plan.batch}; both are at least 1")
-    if not 0 < plan.learning_rate < float("inf"):
-        raise InputError(f"learning rate is {plan.learning_rate}; expected a positive number, as in 1e-3")
+    fitting.check_pace(plan)
 
 
 def _check_preprocessing(

@@ -14,10 +14,10 @@ import optax
 from tqdm import tqdm
 
 from jaxtta import checkpoint, run
+from jaxtta.commands.fitting import collated
 from jaxtta.commands.target import ONE, Target
 from jaxtta.core import InputError
 from jaxtta.data.augment import turn_in_plane
-from jaxtta.data.prefetch import prefetch
 from jaxtta.transfer import tgma
 from jaxtta.transfer.source_weights import weights_learner
 
@@ -176,17 +176,10 @@ def _batches(target: Target, labels: np.ndarray, recipe: Recipe, epoch: int) -> 
     """The batches of an epoch; what is drawn depends on seed, epoch and place alone; the last is filled up."""
     steps = -(-len(target) // recipe.batch)
     order = np.random.default_rng([recipe.seed, 0, epoch]).permutation(len(target))
-    order = np.resize(order, steps * recipe.batch)
 
     def draw(item: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         place, window = item
         rng = np.random.default_rng([recipe.seed, 1, epoch, place])
         return turn_in_plane(rng, target.images[window], labels[window])
 
-    collected = []
-    for _, drawn in prefetch(draw, list(enumerate(order)), depth=2 * recipe.batch):
-        collected.append(drawn)
-        if len(collected) == recipe.batch:
-            images, maps = (np.stack(arrays) for arrays in zip(*collected))
-            collected = []
-            yield {"image": images, "labels": maps.astype(np.int32)}
+    return collated(draw, np.resize(order, steps * recipe.batch), recipe.batch)

@@ -3,7 +3,6 @@
 A plan here is a `jaxtta.commands.train.Training`.
 """
 
-import csv
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import optax
 from tqdm import tqdm
 
 from jaxtta import checkpoint, metrics, run, stats
-from jaxtta.commands import inputs, options, output
+from jaxtta.commands import inputs, options, output, results
 from jaxtta.core import InputError, Source, Tree
 from jaxtta.data.augment import augment
 from jaxtta.data.cases import Case
@@ -210,29 +209,32 @@ def write(
         names.append("best")
     for name in names:
         checkpoint.save(out / name, model, source, plan.task, plan.preprocessing, provenance=provenance)
-    with open(out / LOG, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        writer.writeheader()
-        writer.writerows(log)
+    results.write_rows(out / LOG, log)
     checkpoint.save_state(out / "resume", state, {"log": log})
 
 
 def batches(plan: Any, items: list[tuple[Prepared, int]], epoch: int, steps: int) -> Iterator[dict[str, np.ndarray]]:
     """The batches of an epoch; what is drawn depends on seed, epoch and place alone; the last is filled up."""
     order = np.random.default_rng([plan.seed, epoch]).permutation(len(items))
-    order = np.resize(order, steps * plan.batch)
 
-    def sample(item: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def draw(item: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         place, index = item
         rng = np.random.default_rng([plan.seed, epoch, place])
         case, block = items[index]
         image, labels = case.draw(rng, block, plan.preprocessing.size)
         return augment(rng, image, labels) if plan.augmentation else (image, labels)
 
+    return collated(draw, np.resize(order, steps * plan.batch), plan.batch)
+
+
+def collated(
+    draw: Callable[[tuple[int, int]], tuple[np.ndarray, np.ndarray]], order: np.ndarray, batch: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """What is drawn of each `(place, order[place])`, image and label map, in batches, a multiple of which there is."""
     collected = []
-    for _, result in prefetch(sample, list(enumerate(order)), depth=2 * plan.batch):
-        collected.append(result)
-        if len(collected) == plan.batch:
+    for _, drawn in prefetch(draw, list(enumerate(order)), depth=2 * batch):
+        collected.append(drawn)
+        if len(collected) == batch:
             images, labels = (np.stack(arrays) for arrays in zip(*collected))
             collected = []
             yield {"image": images, "labels": labels.astype(np.int32)}
@@ -278,9 +280,14 @@ def check_numbers(plan: Any) -> None:
     """Raises InputError for a number that makes no sense."""
     if plan.optimiser not in options.OPTIMISERS:
         raise InputError(f"optimiser is {plan.optimiser!r}; choose one of {', '.join(options.OPTIMISERS)}")
-    if plan.epochs < 1 or plan.batch < 1:
-        raise InputError(f"epochs is {plan.epochs} and batch {plan.batch}; both are at least 1")
     if not 0 <= plan.validation < 1:
         raise InputError(f"validation is {plan.validation}; expected a share from 0 to below 1")
+    check_pace(plan)
+
+
+def check_pace(plan: Any) -> None:
+    """Raises InputError for epochs, a batch or a learning rate that make no sense."""
+    if plan.epochs < 1 or plan.batch < 1:
+        raise InputError(f"epochs is {plan.epochs} and batch {plan.batch}; both are at least 1")
     if not 0 < plan.learning_rate < float("inf"):
         raise InputError(f"learning rate is {plan.learning_rate}; expected a positive number, as in 1e-3")

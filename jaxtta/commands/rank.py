@@ -1,6 +1,5 @@
 """`jaxtta rank`: which of several source models suits a set of images."""
 
-import csv
 import dataclasses
 import shutil
 import time
@@ -97,8 +96,8 @@ def rank(plan: Ranking) -> dict[str, Any]:
     result = (affine_ranking if plan.by == AFFINE else _label_free_ranking)(plan, sources, found)
     shutil.rmtree(out / fitting.PREPARED)
     for name, rows in result.pop("tables").items():
-        _write(out / f"{name}.csv", rows)
-    _write(out / "ranking.csv", result["ranking"])
+        results.write_rows(out / f"{name}.csv", rows)
+    results.write_rows(out / "ranking.csv", result["ranking"])
     record |= {"status": "finished", **result}
     output.write_json(out / output.RUN, record)
     return record
@@ -189,10 +188,3 @@ def _dice(case: Case, preprocessing: Any, task: Any, probabilities: np.ndarray) 
     reference, front = assembly.sample.reference, task.foreground
     scores = [metrics.dice(assembly.channel(c), task.channel(reference, c)) for c in range(front.start, front.stop)]
     return 100 * results.mean(scores)
-
-
-def _write(path: Path, rows: Sequence[dict]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows([{k: f"{v:.10g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])

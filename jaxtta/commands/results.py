@@ -37,7 +37,7 @@ class Table:
         writer = csv.DictWriter(self.file, list(self.rows[0] if self.rows else row))
         if not self.rows:
             writer.writeheader()
-        writer.writerow({k: v if k in TEXT else f"{v:.10g}" for k, v in row.items()})
+        writer.writerow({k: v if isinstance(v, str) else f"{v:.10g}" for k, v in row.items()})
         self.file.flush()
         self.rows.append(row)
 
@@ -49,20 +49,12 @@ def in_order(rows: Sequence[dict], cases: Sequence[Case]) -> list[dict]:
 
 
 def write_rows(path: Path, rows: Sequence[dict]) -> None:
-    """Writes a whole table at once, or not at all."""
+    """Writes a whole table at once, or not at all, making its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with Table(temporary, rows):
         pass
     os.replace(temporary, path)
-
-
-def write_columns(path: Path, columns: dict[str, Sequence[float]]) -> None:
-    """Writes a table of numbers, making its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([f"{value:.10g}" for value in row] for row in zip(*columns.values()))
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxtta import metrics
 from jaxtta.checkpoint import Checkpoint
-from jaxtta.commands.results import SHAPE, mean, write_columns
+from jaxtta.commands.results import SHAPE, mean, write_rows
 from jaxtta.core import Task
 from jaxtta.data import images, nifti, overlays
 from jaxtta.data.labels import written_values
@@ -50,16 +50,16 @@ def finish(
     row = {"domain": sample.case.domain, "name": name, **shape, "seconds": seconds, **info}
     if sample.reference is None:
         return row
-    scores, slices = {}, {}
+    scores, slices = {}, [{"slice": number} for number in range(sample.planes if isinstance(sample, Study) else 0)]
     for c in range(task.foreground.start, task.foreground.stop):
         prediction, reference = assembly.channel(c), task.channel(sample.reference, c)
         score = metrics.score(prediction, reference, spacing=sample.spacing)
         scores |= {f"{metric}_{task.names[c]}": value for metric, value in score.items()}
-        if isinstance(sample, Study):
-            parts = [sample.plane(number) for number in range(sample.planes)]
-            slices[f"dice_{task.names[c]}"] = [100 * metrics.dice(prediction[part], reference[part]) for part in parts]
+        for own in slices:
+            part = sample.plane(own["slice"])
+            own[f"dice_{task.names[c]}"] = 100 * metrics.dice(prediction[part], reference[part])
     if slices:
-        write_columns(folders.out / "slices" / f"{name}.csv", {"slice": list(range(sample.planes)), **slices})
+        write_rows(folders.out / "slices" / f"{name}.csv", slices)
     return row | {"dice": mean([v for k, v in scores.items() if k.startswith("dice_")]), **scores}
 
 

@@ -25,7 +25,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from nibabel.spatialimages import HeaderDataError
 
 from jaxtta.core import InputError
-from jaxtta.data.suffixes import SUFFIXES, is_volume, without_suffix  # noqa: F401
+from jaxtta.data.suffixes import is_volume
 
 MOST_VOXELS = 2**30
 GRID_TOLERANCE = 1e-3  # of a voxel; a qform in float32 is off by up to 3e-4

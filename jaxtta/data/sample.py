@@ -6,6 +6,7 @@ network's size. Windows go through the network in batches, the steps: one update
 shape: a last batch that would be short is filled up from the windows before it, whose first prediction stays.
 """
 
+import abc
 import threading
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from jaxtta.data.cases import Case
 from jaxtta.data.windows import Blend, fitted, positions
 
 
-class Sample:
+class Sample(abc.ABC):
     """A case, read; what kind it is, its subclass says: `prepared`, `prepared_labels`, `index` and `restore`.
 
     Attributes:
@@ -56,21 +57,21 @@ class Sample:
         self.steps = -(-blocks * len(self.places) // batch)
         self._last, self._lock = (None, None), threading.Lock()
 
+    @abc.abstractmethod
     def prepared(self, number: int) -> np.ndarray:
         """A block on the working grid, `[*working, channels]`, float32 in [0, 1]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def prepared_labels(self, number: int) -> np.ndarray:
         """The labels of a block on the working grid, `[*working]`, uint8."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def index(self, number: int) -> tuple:
         """Where a block lies in the file's grid."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def restore(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities of a block from the working grid to the file's, `[*block's space, classes]`, float32."""
-        raise NotImplementedError
 
     def block(self, number: int) -> np.ndarray:
         """A block, padded, `[*padded, channels]`; the last one is kept, for its other windows."""

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxtta.core import Array, Key, Learner, Task, Tree
+from jaxtta.objectives import pixel_entropy
 
-SMALL = 1e-6
 LEARNING_RATE = 1e-2
 
 
@@ -25,14 +25,6 @@ class WeightsState(NamedTuple):
     omega: Array
     optimiser: Any
     step: Array
-
-
-def _entropy(task: Task, p: Array) -> Array:
-    """Entropy of probabilities `[..., classes]` in nats; of a sigmoid task, summed over its channels."""
-    terms = -p * jnp.log(p + SMALL)
-    if task.activation == "sigmoid":
-        terms -= (1 - p) * jnp.log(1 - p + SMALL)
-    return jnp.sum(terms, axis=-1)
 
 
 def weights_learner(count: int, task: Task, *, optimiser: optax.GradientTransformation | None = None) -> Learner:
@@ -57,7 +49,8 @@ def weights_learner(count: int, task: Task, *, optimiser: optax.GradientTransfor
 
     def loss(omega: Array, probabilities: Array) -> Array:
         mixed = jnp.einsum("k,pkc->pc", jax.nn.softmax(omega), probabilities, precision=jax.lax.Precision.HIGHEST)
-        return jnp.mean(_entropy(task, mixed)) - _entropy(task, jnp.mean(mixed, axis=0))
+        diversity = pixel_entropy(task, jnp.mean(mixed, axis=0), full=True)
+        return jnp.mean(pixel_entropy(task, mixed, full=True)) - diversity
 
     def step(key: Key, state: WeightsState, batch: Tree):
         value, gradient = jax.value_and_grad(loss)(state.omega, batch["probabilities"])

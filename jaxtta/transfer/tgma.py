@@ -20,6 +20,7 @@ import optax
 
 from jaxtta import stats
 from jaxtta.core import Array, InputError, Key, Learner, Source, Task, Tree, copy
+from jaxtta.losses import soft_dice
 from jaxtta.models import Model
 
 LEARNING_RATE = 1e-3
@@ -45,14 +46,6 @@ def main_and_auxiliary(dtm: np.ndarray) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _labels(task: Task, probabilities: Array) -> Array:
-    """Label maps: the most probable class, or the innermost channel above ½."""
-    if task.activation == "softmax":
-        return jnp.argmax(probabilities, axis=-1)
-    inside = jnp.arange(1, task.classes + 1).reshape((1,) * (probabilities.ndim - 1) + (-1,))
-    return jnp.max(jnp.where(probabilities > 0.5, inside, 0), axis=-1)
-
-
 def vote(task: Task, weights: Array, probabilities: Array, *, soft: bool = False) -> Array:
     """The share of the weighted vote that each class of each pixel has: `Σ_k w[n, k] onehot(F_k(x_n)) / Σ_k w[n, k]`.
 
@@ -66,7 +59,7 @@ def vote(task: Task, weights: Array, probabilities: Array, *, soft: bool = False
         `[images, *space, classes]` in [0, 1]. A tie goes to the background (our choice): there a softmax task has the
         background alone, a sigmoid task not above ½.
     """
-    ballots = probabilities if soft else task.channels(_labels(task, probabilities)).astype(probabilities.dtype)
+    ballots = probabilities if soft else task.channels(task.decode(probabilities)).astype(probabilities.dtype)
     weights = jnp.nan_to_num(jnp.asarray(weights, probabilities.dtype))
     total = jnp.sum(weights, axis=1, keepdims=True)
     shares = jnp.where(total > 0, weights / jnp.where(total > 0, total, 1.0), 1 / weights.shape[1])
@@ -80,8 +73,8 @@ def vote(task: Task, weights: Array, probabilities: Array, *, soft: bool = False
 
 
 def pseudo_labels(task: Task, itm: Array, probabilities: Array, *, soft: bool = False) -> Array:
-    """Label maps `[images, *space]`, int32: what has most of the vote weighted by ITM; arguments as of `vote`."""
-    return _labels(task, vote(task, itm, probabilities, soft=soft)).astype(jnp.int32)
+    """Label maps `[images, *space]`, uint8: what has most of the vote weighted by ITM; arguments as of `vote`."""
+    return task.decode(vote(task, itm, probabilities, soft=soft))
 
 
 def initial_weights(dtm: Array) -> Array:
@@ -106,11 +99,8 @@ def image_dice_loss(task: Task, probabilities: Array, target: Array, *, smooth: 
         target: the same shape, boolean.
         smooth: s, in pixels. That images count one by one, and s, are our choice.
     """
-    p = probabilities[..., task.foreground]
-    t = target[..., task.foreground].astype(p.dtype)
-    axes = tuple(range(1, p.ndim - 1))
-    overlap, size = jnp.sum(p * t, axes), jnp.sum(p, axes) + jnp.sum(t, axes)
-    return jnp.mean(1 - (2 * overlap + smooth) / (size + smooth))
+    axes = tuple(range(1, probabilities.ndim - 1))
+    return soft_dice(task, probabilities, target.astype(probabilities.dtype), axes=axes, smooth=smooth)
 
 
 class MixtureState(NamedTuple):
