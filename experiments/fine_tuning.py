@@ -15,46 +15,29 @@ Reference:
 """
 
 import argparse
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
+from experiments.comparison import interval, listed
 from experiments.tables import printed
-from jaxtta import run
+from jaxtta import checkpoint, run
 from jaxtta.commands.adapt import Adaptation, adapt
 from jaxtta.commands.demo import demo_checkpoint
 from jaxtta.commands.finetune import NORMS, FineTuning, finetune
+from jaxtta.commands.inputs import find_all
+from jaxtta.commands.results import write_rows
 from jaxtta.commands.synthesize import synthesize
 
 LABELLED, TESTED, BATCH = 20, 40, 8
 COUNTS = (1, 5, 20)
 
 
-def listed(path: Path, folder: Path, numbers: Sequence[int]) -> Path:
-    """Writes a list of the images of those numbers."""
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "mask"])
-        writer.writerows([(folder / kind / f"{n:04d}.png").resolve() for kind in ("images", "masks")] for n in numbers)
-    return path
-
-
 def scored(source: Path, tested: Path, out: Path) -> float:
     """Mean Dice of a source model on the test images, in percent."""
     record = adapt(Adaptation(source, (tested,), out, "source", overlays=False, overwrite=True, quiet=True))
     return record["dice"]
-
-
-def interval(values: Sequence[float]) -> str:
-    """The mean and its 95 % interval by Student's t over the seeds."""
-    values = np.asarray(values)
-    half = (
-        stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    )
-    return f"{values.mean():.2f} ± {half:.2f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,12 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run.use_compilation_cache(out / "compiled")  # every run compiles the same few programs
     if not images.is_dir():
         synthesize(out / "images", centres=(options.centre,), count=LABELLED + TESTED, size=256, seed=2000)
-    tested = listed(out / "tested.csv", images, range(LABELLED, LABELLED + TESTED))
+    preprocessing = checkpoint.load(demo_checkpoint()).preprocessing
+    cases = find_all([images / "images"], [images / "masks"], preprocessing)
+    tested = listed(out / "tested.csv", cases[LABELLED:])
     rows = [{"images": 0, "norm": "none", "seed": 0, "dice": scored(demo_checkpoint(), tested, out / "scored")}]
     for seed in range(options.seeds):
         drawn = np.random.default_rng([seed, 20]).permutation(LABELLED)
         for count in COUNTS:
-            few = listed(out / f"labelled_{count}_{seed}.csv", images, drawn[:count])
+            few = listed(out / f"labelled_{count}_{seed}.csv", [cases[n] for n in drawn[:count]])
             for norm in NORMS:
                 tuned = out / "tuned" / f"{norm}_{count}_{seed}"
                 epochs = max(1, round(options.steps / -(-count // BATCH)))
@@ -87,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 dice = scored(tuned / "last", tested, out / "scored")
                 rows.append({"images": count, "norm": norm, "seed": seed, "dice": dice})
                 print(f"seed {seed}, {count} images, {norm}: Dice {dice:.2f}", flush=True)
-    _write(out / "scores.csv", rows)
+    write_rows(out / "scores.csv", rows)
     table = []
     for count in COUNTS:
         own = {norm: [row["dice"] for row in rows if (row["images"], row["norm"]) == (count, norm)] for norm in NORMS}
@@ -100,15 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     text = printed("Fine-tuning with few labelled images", table, notes)
     (out / "table.md").write_text(text)
-    _write(out / "table.csv", table)
+    write_rows(out / "table.csv", table)
     print(text)
-
-
-def _write(path: Path, rows: list[dict]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

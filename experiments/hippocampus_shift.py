@@ -15,16 +15,13 @@ GraTa within 1.2 of the latter. HD95 leaves out volumes in which a structure was
 """
 
 import argparse
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from experiments.tables import printed
-from jaxtta.commands.adapt import Adaptation, adapt
+from experiments.comparison import listed, methods_table
 from jaxtta.commands.inputs import find_all
-from jaxtta.commands.results import TABLE, read_rows
 from jaxtta.commands.train import Training, train
 from jaxtta.core import InputError, Task
 from jaxtta.data import nifti
@@ -32,16 +29,6 @@ from jaxtta.data.acquisition import SHIFTS
 from jaxtta.data.cases import Case
 from jaxtta.data.volumes import VolumePreprocessing
 
-# Method and learning rate: the published one, and ten times it.
-ARMS = (
-    ("source", ""),
-    ("batch_statistics", ""),
-    ("progressive_bn", ""),
-    ("tent", "1e-4"),
-    ("tent", "1e-3"),
-    ("grata", "1e-4"),
-    ("grata", "1e-3"),
-)
 TASK = Task(3, "softmax", ("background", "anterior", "posterior"))
 PREPROCESSING = VolumePreprocessing((44, 56, 40))  # one window covers all but a few of the volumes
 MODEL = {"architecture": "unet", "dimensions": 3, "features": (8, 16, 32), "heads": ("segmentation",)}
@@ -54,15 +41,6 @@ def found(data: Path) -> list[Case]:
     else:
         cases = find_all([data / "imagesTr"], [data / "labelsTr"], PREPROCESSING)
     return sorted(cases, key=lambda case: case.name)
-
-
-def listed(path: Path, cases: list[Case]) -> Path:
-    """Writes a list of cases."""
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "mask"])
-        writer.writerows([case.image.resolve(), case.mask.resolve()] for case in cases)
-    return path
 
 
 def shifted(folder: Path, cases: list[Case]) -> list[Path]:
@@ -78,53 +56,6 @@ def shifted(folder: Path, cases: list[Case]) -> list[Path]:
             nifti.write_map(path, made, volume.geometry)
             lists[name].append(case._replace(image=path))
     return [listed(folder / f"{name}.csv", own) for name, own in lists.items()]
-
-
-def spread(values: Sequence[float], *, draws: int = 2000) -> str:
-    """The mean and its 95 % interval, by bootstrap over the volumes."""
-    values = np.array([value for value in values if np.isfinite(value)])
-    means = np.random.default_rng(0).choice(values, (draws, len(values))).mean(axis=1)
-    return f"{values.mean():.2f} [{np.percentile(means, 2.5):.1f}, {np.percentile(means, 97.5):.1f}]"
-
-
-def rows_of(folder: Path, task: Task, method: str, rate: str) -> list[dict[str, str]]:
-    """A row of the table for each score: Dice and HD95, over the volumes of each domain."""
-    table, made = read_rows(folder / TABLE), []
-    for score, title in (("dice", "Dice, %"), ("hd95", "HD95, mm")):
-        row = {"method": method, "learning rate": rate, "score": title}
-        for domain in dict.fromkeys(line["domain"] for line in table):
-            own = [
-                [line[f"{score}_{name}"] for name in task.names[task.foreground]]
-                for line in table
-                if line["domain"] == domain
-            ]
-            row[domain] = spread([np.mean(values) for values in own])
-        made.append(row)
-    return made
-
-
-def methods_table(out: Path, lists: list[Path], task: Task, title: str, notes: list[str], *, seed: int) -> str:
-    """Adapts `out/source/best` to every list, a domain each, by every method; writes and returns the table."""
-    rows = []
-    for method, rate in ARMS:
-        folder = out / "adapted" / (f"{method}_{rate}" if rate == "1e-3" else method)
-        settings = {"learning_rate": rate} if rate else {}
-        resume = (folder / "run.json").is_file()
-        adapt(
-            Adaptation(
-                out / "source" / "best", tuple(lists), folder, method, settings=settings, seed=seed, resume=resume
-            )
-        )
-        rows += rows_of(folder, task, method, rate or "–")
-    text = printed(
-        title, rows, ["Mean over volumes and structures, with its 95 % interval (bootstrap over volumes)", *notes]
-    )
-    (out / "table.md").write_text(text)
-    with open(out / "table.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.hippocampus_shift import listed, methods_table
+from experiments.comparison import listed, methods_table
 from jaxtta.commands.synthesize import synthesize
 from jaxtta.commands.train import Training, train
 from jaxtta.core import InputError, Task

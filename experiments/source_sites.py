@@ -1,5 +1,4 @@
-"""Leave one site out, five synthetic sites: source models of the other four meet its images, without and with a
-poisoned source.
+"""Leave one site out: source models of the other sites meet its images, without and with a poisoned source.
 
 A small U-Net is trained on synthetic fundus photographs of each centre, 64 x 64. Then each target's own model is left
 out, and the others are ranked and combined for the target's unlabelled images by every arm of `jaxtta adapt-multi`; and
@@ -8,71 +7,124 @@ most in true Dice in trials, from close to far; `--targets` takes any. Everythin
 weights and poison.
 
     python -m experiments.source_sites --out sites
+    python -m experiments.source_sites --out prostate --data Processed_data_nii
 
-Hardware: 2 CPU cores. Run time and expected numbers: not measured yet. Writes `table.md`, `table.csv`, the source
-models and what adapt-multi writes for each of them; what is there already is not computed again. "mean source" is the
-mean of the sources' Dice, each alone, the poison's among them where there is one; the arm "mean" averages their
+With `--data` the sites are those of a folder in the six-site layout of `experiments.prostate_sites`, each a target in
+turn: axial slices of 256 x 256, a U-Net and 200 epochs of each training, as published; images are the same for every
+seed. That is for a GPU.
+
+Hardware of the first: 2 CPU cores. Run time and expected numbers: not measured yet. Writes `table.md`, `table.csv`, the
+source models and what adapt-multi writes for each of them; what is there already is not computed again. "mean source"
+is the mean of the sources' Dice, each alone, the poison's among them where there is one; the arm "mean" averages their
 probabilities.
 """
 
 import argparse
-import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from scipy import stats as correlation
 
+from experiments import prostate_sites
+from experiments.comparison import listed
 from experiments.tables import printed
 from jaxtta import checkpoint, run
 from jaxtta.commands.adapt_multi import MultiAdaptation, adapt_multi
 from jaxtta.commands.arms import TOGETHER
+from jaxtta.commands.inputs import find_all
 from jaxtta.commands.rank import Ranking, rank
+from jaxtta.commands.results import read_rows, write_rows
 from jaxtta.commands.synthesize import synthesize
 from jaxtta.commands.train import Training, train
 from jaxtta.core import InputError, Task
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.synthetic import CENTRES
+from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.transfer.lftm import METRICS
 
-TASK = Task(2, "sigmoid", ("disc", "cup"))
-SIZE = 64
-PREPROCESSING = Preprocessing((SIZE, SIZE), mask_values="fundus")
-MODEL = {"architecture": "unet", "features": (8, 16, 32), "heads": ("segmentation",)}
-TARGETS = ("dogwood", "elm")
 POISON = "poison"
+SIZE = 64
 
 
-def trained(out: Path, *, seed: int, images: int, epochs: int) -> dict[str, Path]:
-    """Draws the images of all centres and trains a model on each; returns the checkpoints, and the poison's."""
-    if not (out / "data").is_dir():
-        synthesize(out / "data", count=images, size=SIZE, seed=seed, quiet=True)
+class Study(NamedTuple):
+    """What the sites have in common.
+
+    Attributes:
+        task: what is segmented.
+        preprocessing: of all sources.
+        model: of all sources.
+        learning_rate: Adam's, at the start of the sources' training.
+        epochs: of the sources' training, and of TGMA's.
+        targets: the sites that are left out, in turn.
+        lists: from a seed and its folder to a list of cases for each site.
+    """
+
+    task: Task
+    preprocessing: Preprocessing | VolumePreprocessing
+    model: dict[str, Any]
+    learning_rate: float
+    epochs: tuple[int, int]
+    targets: tuple[str, ...]
+    lists: Callable[[int, Path], dict[str, Path]]
+
+
+def synthetic(images: int) -> Study:
+    """Five centres of synthetic fundus photographs."""
+    preprocessing = Preprocessing((SIZE, SIZE), mask_values="fundus")
+
+    def lists(seed: int, out: Path) -> dict[str, Path]:
+        if not (out / "data").is_dir():
+            synthesize(out / "data", count=images, size=SIZE, seed=seed, quiet=True)
+        found = {name: out / "data" / name for name in CENTRES}
+        cases = {name: find_all([f / "images"], [f / "masks"], preprocessing) for name, f in found.items()}
+        return {name: listed(out / "data" / f"{name}.csv", own) for name, own in cases.items()}
+
+    model = {"architecture": "unet", "features": (8, 16, 32), "heads": ("segmentation",)}
+    task = Task(2, "sigmoid", ("disc", "cup"))
+    return Study(task, preprocessing, model, 5e-3, (40, 30), ("dogwood", "elm"), lists)
+
+
+def prostate(data: Path, out: Path) -> Study:
+    """The sites of a folder in the layout of `experiments.prostate_sites`."""
+    found = prostate_sites.sites(data, out / "masks")
+
+    def lists(seed: int, out: Path) -> dict[str, Path]:
+        return {site: listed(out / "data" / f"{site}.csv", cases) for site, cases in found.items()}
+
+    preprocessing = VolumePreprocessing((256, 256), mask_values=(0, 1), intensity="percentile:0,99")
+    model = {"architecture": "unet", "heads": ("segmentation",)}
+    return Study(prostate_sites.TASK, preprocessing, model, 1e-3, (200, 200), tuple(found), lists)
+
+
+def trained(study: Study, lists: dict[str, Path], out: Path, *, seed: int, epochs: int) -> dict[str, Path]:
+    """Trains a model on each site; returns the checkpoints, and the poison's."""
     sources = {}
-    for number, centre in enumerate(CENTRES):
-        data, folder = out / "data" / centre, out / "sources" / centre
+    for number, (site, cases) in enumerate(lists.items()):
+        folder = out / "sources" / site
         train(
             Training(
-                (data / "images",), folder, TASK, PREPROCESSING, (data / "masks",), model=MODEL, optimiser="adam",
-                learning_rate=5e-3, epochs=epochs, validation=0.0, seed=len(CENTRES) * seed + number, quiet=True,
-                resume=folder.is_dir(),
+                (cases,), folder, study.task, study.preprocessing, model=study.model, optimiser="adam",
+                learning_rate=study.learning_rate, epochs=epochs, validation=0.0, seed=len(lists) * seed + number,
+                quiet=True, resume=folder.is_dir(),
             )
         )  # fmt: skip
-        sources[centre] = folder / "last"
-    sources[POISON] = out / "sources" / POISON / "last"
-    if not sources[POISON].is_dir():
-        model = checkpoint.load(sources[next(iter(CENTRES))]).model
+        sources[site] = folder / "last"
+    poison = out / "sources" / POISON / "last"
+    if not poison.is_dir():
+        model = checkpoint.load(next(iter(sources.values()))).model
         untrained = model.init(jax.random.key(seed))
-        checkpoint.save(sources[POISON], model, untrained, TASK, PREPROCESSING, provenance={"command": "none"})
-    return sources
+        checkpoint.save(poison, model, untrained, study.task, study.preprocessing, provenance={"command": "none"})
+    return {**sources, POISON: poison}
 
 
 def met(out: Path, sources: Sequence[Path], target: Path, *, metric: str, epochs: int, seed: int) -> dict[str, Any]:
     """All arms for one target; the record of adapt-multi."""
     plan = MultiAdaptation(
-        tuple(sources), (target / "images",), out, (target / "masks",), all=True, metric=metric, epochs=epochs,
-        seed=seed, overlays=False, quiet=True, resume=out.is_dir(),
+        tuple(sources), (target,), out, all=True, metric=metric, epochs=epochs, seed=seed, overlays=False, quiet=True,
+        resume=out.is_dir(),
     )  # fmt: skip
     return adapt_multi(plan)
 
@@ -80,10 +132,8 @@ def met(out: Path, sources: Sequence[Path], target: Path, *, metric: str, epochs
 def ranked(out: Path, sources: Sequence[Path], target: Path, metric: str) -> list[dict[str, Any]]:
     """Metric and true Dice in percent of each (image, source) pair."""
     if not (out / "ranking.csv").is_file():
-        data = (target / "images",), out, metric, (target / "masks",)
-        rank(Ranking(tuple(sources), *data, overwrite=out.is_dir(), quiet=True))
-    with open(out / "images.csv", newline="") as file:
-        return [{**row, metric: float(row[metric]), "dice": float(row["dice"])} for row in csv.DictReader(file)]
+        rank(Ranking(tuple(sources), (target,), out, metric, overwrite=out.is_dir(), quiet=True))
+    return read_rows(out / "images.csv")
 
 
 def related(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
@@ -154,19 +204,20 @@ def _dice(record: dict[str, Any], arm: str) -> float:
     return float(of[arm] if arm in of else record["results"][arm]["dice"])
 
 
-def run_seed(out: Path, options: argparse.Namespace, seed: int) -> dict[str, list[dict[str, Any]]]:
+def run_seed(out: Path, study: Study, options: argparse.Namespace, seed: int) -> dict[str, list[dict[str, Any]]]:
     """One seed: the rows of every table."""
-    sources = trained(out, seed=seed, images=options.images, epochs=options.source_epochs)
+    lists = study.lists(seed, out)
+    sources = trained(study, lists, out, seed=seed, epochs=options.source_epochs or study.epochs[0])
     tables: dict[str, list[dict[str, Any]]] = {"sources": [], "arms": [], "metrics": []}
-    for target in options.targets:
-        data, key = out / "data" / target, {"seed": seed, "target": target}
-        others = [path for centre, path in sources.items() if centre not in (target, POISON)]
+    for target in options.targets or study.targets:
+        data, key = lists[target], {"seed": seed, "target": target}
+        others = [path for site, path in sources.items() if site not in (target, POISON)]
         everyone = [*others, sources[POISON]]
         pairs = [row for m in METRICS for row in ranked(out / "ranks" / target / m, everyone, data, m)]
         tables["sources"] += of_sources(pairs, list(METRICS), key)
         tables["metrics"] += correlations(pairs, list(METRICS), key)
         for metric in options.metrics:
-            adaptation = {"metric": metric, "epochs": options.epochs, "seed": seed}
+            adaptation = {"metric": metric, "epochs": options.epochs or study.epochs[1], "seed": seed}
             folder = out / "adapted" / target / metric
             clean = met(folder / "clean", others, data, **adaptation)
             poisoned = met(folder / "poisoned", everyone, data, **adaptation)
@@ -176,14 +227,13 @@ def run_seed(out: Path, options: argparse.Namespace, seed: int) -> dict[str, lis
 
 def written(out: Path, tables: dict[str, list[dict[str, Any]]], notes: list[str]) -> str:
     """Writes `table.csv`, every number in a row of its own, and `table.md`; returns the latter."""
-    with open(out / "table.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["table", "seed", "target", "row", "quantity", "value"])
-        for name, rows in tables.items():
-            for row in rows:
-                label = "/".join(row[part] for part in ("metric", "arm", "source") if part in row)
-                numbers = [(k, v) for k, v in row.items() if isinstance(v, float)]
-                writer.writerows([name, row["seed"], row["target"], label, k, f"{v:.6g}"] for k, v in numbers)
+    numbers = []
+    for name, rows in tables.items():
+        for row in rows:
+            label = "/".join(row[part] for part in ("metric", "arm", "source") if part in row)
+            cell = {"table": name, "seed": row["seed"], "target": row["target"], "row": label}
+            numbers += [{**cell, "quantity": k, "value": v} for k, v in row.items() if isinstance(v, float)]
+    write_rows(out / "table.csv", numbers)
     own = {
         "Sources on the target: true Dice in %, mean of each metric": tables["sources"],
         "Metrics against true Dice, mean over seeds and targets": averaged(tables["metrics"], ["metric"]),
@@ -201,27 +251,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m experiments.source_sites", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; what is there is kept")
     parser.add_argument("--seeds", type=int, default=3, help="how many repetitions (3)")
-    parser.add_argument("--targets", nargs="+", default=list(TARGETS), metavar="NAME", help="centres (dogwood elm)")
-    parser.add_argument("--metrics", nargs="+", default=["lftm"], metavar="NAME", help="that weigh and choose (lftm)")
-    parser.add_argument("--images", type=int, default=40, help="of each centre (40)")
-    parser.add_argument("--source-epochs", type=int, default=40, help="of the source models' training (40)")
-    parser.add_argument("--epochs", type=int, default=30, help="of TGMA's training (30)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the six-site layout, instead of synthetic sites")
+    parser.add_argument("--targets", nargs="+", metavar="NAME", help="sites (dogwood elm; of --data all)")
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        default=["lftm", "discounted_lftm"],
+        metavar="NAME",
+        help="that weigh and choose (lftm discounted_lftm)",
+    )
+    parser.add_argument("--images", type=int, default=40, help="of each synthetic site (40)")
+    parser.add_argument("--source-epochs", type=int, metavar="N", help="of the sources' training (40; of --data 200)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of TGMA's training (30; of --data 200)")
     options = parser.parse_args(arguments)
-    wrong = next((name for name in options.targets if name not in CENTRES), None)
-    if wrong is not None:
-        raise InputError(f"--targets {wrong}: there is no such centre; choose from {', '.join(CENTRES)}")
     wrong = next((name for name in options.metrics if name not in METRICS), None)
     if wrong is not None:
         raise InputError(f"--metrics {wrong}: there is no such metric; choose from {', '.join(METRICS)}")
+    study = synthetic(options.images) if options.data is None else prostate(options.data, options.out)
+    known = CENTRES if options.data is None else study.targets
+    wrong = next((name for name in options.targets or () if name not in known), None)
+    if wrong is not None:
+        raise InputError(f"--targets {wrong}: there is no such site; choose from {', '.join(known)}")
     options.out.mkdir(parents=True, exist_ok=True)
     run.use_compilation_cache(options.out / "compiled")  # seeds and targets share their programs
     tables: dict[str, list[dict[str, Any]]] = {}
     for seed in range(options.seeds):
-        for name, rows in run_seed(options.out / f"seed{seed}", options, seed).items():
+        for name, rows in run_seed(options.out / f"seed{seed}", study, options, seed).items():
             tables.setdefault(name, []).extend(rows)
+    epochs = [given or usual for given, usual in zip((options.source_epochs, options.epochs), study.epochs)]
     notes = [
-        f"{options.images} images of {SIZE} x {SIZE} a centre; U-Net {MODEL['features']}",
-        f"Epochs: {options.source_epochs} of the sources, {options.epochs} of TGMA",
+        f"Network {study.model}, {study.preprocessing.size} pixels",
+        f"Epochs: {epochs[0]} of the sources, {epochs[1]} of TGMA",
         "DTM: Spearman's correlation of the sources' means with their true Dice, without the poison",
     ]
     print(written(options.out, tables, notes))

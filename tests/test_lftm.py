@@ -107,6 +107,15 @@ def test_threshold_share_kept_and_empty_value():
         at(kept=0)
 
 
+def test_the_discount_takes_off_what_is_predicted_without_looking():
+    metric = lftm.lftm(pointwise(), BINARY, attention=attending_to(np.ones((8, 8))), discount=True)
+    np.testing.assert_array_equal(metric(NOBODY, blobs(0.9, 0.0)), [1, 0])  # on the mean colour nothing is segmented
+    full = jnp.full((1, 8, 8, 1), 0.9)  # everything is, and on the mean colour too
+    np.testing.assert_array_equal(metric(NOBODY, full), [0])
+    three_quarters = full.at[:, :2].set(0.4)  # the mean is 0.775: segmented everywhere
+    np.testing.assert_allclose(metric(NOBODY, three_quarters), [1 - 2 * 48 / (48 + 64)], rtol=1e-6)
+
+
 KINDS = [(2, "sigmoid"), (2, "softmax"), (3, "sigmoid"), (3, "softmax")]
 
 

@@ -61,7 +61,7 @@ class MultiAdaptation:
     root: Path | None = None
     arm: tuple[str, ...] = ("tgma",)
     all: bool = False
-    metric: str = "lftm"
+    metric: str = "discounted_lftm"
     epochs: int = 200
     batch: int = 6
     learning_rate: float = tgma.LEARNING_RATE

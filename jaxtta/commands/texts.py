@@ -69,6 +69,14 @@ TUNED = """what is written:
   OUT/run.json               versions, configuration, seed, device, digest of the source, which images were kept aside
 """
 
+METRICS = """metrics without labels, each from 0 to 1:
+  lftm                       Dice of the prediction and that on the image masked by the network's own attention (TGMA)
+  discounted_lftm            the same, less what the source predicts on an image of one colour: by lftm, networks that
+                             predict the same whatever they are shown often come first
+  entropy                    certainty of the prediction
+  rotation, crop             Dice of the prediction and that on the image turned, or on its centre alone
+"""
+
 RANKED = """what is written:
   OUT/ranking.csv            a row for each source, best first
                              ac_corr: mean over the norm layers of AC-Corr, the same for each channel, the epoch's loss

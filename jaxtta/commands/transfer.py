@@ -11,7 +11,7 @@ from jaxtta.commands.shared import (
     tell_of_bad_files,
     tell_of_training,
 )
-from jaxtta.commands.texts import MULTI_ADAPTED, RANKED, TUNED
+from jaxtta.commands.texts import METRICS, MULTI_ADAPTED, RANKED, TUNED
 
 
 def add_finetune(commands) -> None:
@@ -40,13 +40,13 @@ def _finetune(options) -> None:
 def add_rank(commands) -> None:
     """`jaxtta rank`."""
     summary = "Rank several source models by how well they suit a set of images."
-    parser = add_command(commands, "rank", summary, _rank, epilog=RANKED)
+    parser = add_command(commands, "rank", summary, _rank, epilog=f"{METRICS}{RANKED}")
     sources = "two or more folders that train, convert or finetune wrote; they must segment the same"
     parser.add_argument("--sources", nargs="+", type=Path, required=True, metavar="CHECKPOINT", help=sources)
     add_data(
         parser, "folders of masks, one for each of --images: what ac_corr trains on, what others are compared with"
     )
-    by = "ac_corr (an epoch of AC-Norm, needs masks), or lftm, entropy, rotation or crop, which need none (ac_corr)"
+    by = "ac_corr (an epoch of AC-Norm, needs masks), or a metric without labels, see below (ac_corr)"
     parser.add_argument("--by", default="ac_corr", metavar="NAME", help=by)
     add_fitting(parser.add_argument_group("the epoch of ac_corr"))
     add_output(parser, resume=False)
@@ -64,15 +64,15 @@ def _rank(options) -> None:
 def add_adapt_multi(commands) -> None:
     """`jaxtta adapt-multi`."""
     summary = "Make one segmentation of several source models, each as far as it suits unlabelled images."
-    parser = add_command(commands, "adapt-multi", summary, _adapt_multi, epilog=MULTI_ADAPTED)
+    parser = add_command(commands, "adapt-multi", summary, _adapt_multi, epilog=f"{METRICS}{MULTI_ADAPTED}")
     sources = "folders that train, finetune or convert wrote, two or more, trained with the same preprocessing"
     parser.add_argument("--sources", nargs="+", type=Path, required=True, metavar="CHECKPOINT", help=sources)
     add_data(parser, "folders of masks, one for each of --images, to score against; they adapt nothing")
     arms = "what to make of the sources, see below; the first is the result (tgma)"
     parser.add_argument("--arm", nargs="+", default=["tgma"], metavar="NAME", help=arms)
     parser.add_argument("--all", action="store_true", help="run every arm, to compare them")
-    metric = "what tells how well a source suits an image: lftm, entropy, rotation or crop (lftm)"
-    parser.add_argument("--metric", default="lftm", metavar="NAME", help=metric)
+    metric = "what tells how well a source suits an image, see below (discounted_lftm)"
+    parser.add_argument("--metric", default="discounted_lftm", metavar="NAME", help=metric)
     parser.add_argument("--epochs", type=int, default=200, help="of tgma: passes over the images (200)")
     parser.add_argument("--batch", type=int, default=6, help="of tgma: images, slices or windows a step (6)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of tgma: Adam's (1e-3)")

@@ -10,6 +10,7 @@ Reference:
     No implementation is public: what a docstring calls our choice, the paper is not known to say.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -126,10 +127,17 @@ def lftm(
     threshold: float | Array = 0.2,
     kept: float | None = None,
     empty: float = 0.0,
+    discount: bool = False,
 ) -> Metric:
     """The label-free transferability metric: Dice of the prediction P on an image and P̂ on the image where it attends.
 
         LFTM = 2 |P ∩ P̂| / (|P| + |P̂|),    P̂ = prediction on x · [attention ≥ threshold]
+
+    A source that predicts the same whatever it is shown has 1 by it: an untrained network often does. Discounted, it is
+    multiplied by `1 − Dice(P, P₀)`, P₀ the prediction on an image that has the mean colour of x everywhere, and such a
+    source has 0. On the synthetic sites of `experiments.source_sites` (three seeds, five targets, fifteen poisons each)
+    a poison came first in 53 % of the cases by LFTM when untrained, 19 % when it had trained weights shuffled within
+    each array, never by the discounted one; the order of the trained sources stayed as it was.
 
     Args:
         model: the network.
@@ -138,6 +146,7 @@ def lftm(
         threshold: of the attention, from 0 to 1; what lies below is set to 0. Our choice.
         kept: instead of a threshold, the share of an image's pixels to keep, those of the highest attention.
         empty: the value where both predictions are empty. Our choice.
+        discount: whether to take off what the source predicts without looking. Ours; no source has it.
     """
     if kept is not None and not 0 < kept <= 1:
         raise InputError(f"kept is {kept}; expected the share of pixels to keep, above 0 and up to 1")
@@ -150,8 +159,12 @@ def lftm(
             axes = tuple(range(1, attended.ndim))
             least = jnp.quantile(attended, 1 - kept, axis=axes, keepdims=True)
         masked = jnp.where((attended >= least)[..., None], images, 0.0)
-        again = segment(model, source, masked)
-        return agreement(foreground(task, logits), foreground(task, again), empty=empty)
+        first = foreground(task, logits)
+        found = agreement(first, foreground(task, segment(model, source, masked)), empty=empty)
+        if not discount:
+            return found
+        plain = jnp.broadcast_to(jnp.mean(images, tuple(range(1, images.ndim - 1)), keepdims=True), images.shape)
+        return found * (1 - agreement(first, foreground(task, segment(model, source, plain)), empty=1.0))
 
     return metric
 
@@ -199,7 +212,13 @@ def crop(model: Model, task: Task, *, share: float = 0.75, empty: float = 0.0) -
     return metric
 
 
-METRICS = {"lftm": lftm, "entropy": entropy, "rotation": rotation, "crop": crop}
+METRICS = {
+    "lftm": lftm,
+    "discounted_lftm": functools.partial(lftm, discount=True),
+    "entropy": entropy,
+    "rotation": rotation,
+    "crop": crop,
+}
 
 
 def over_sources(function: Callable[[Source, Array], Tree]) -> Callable[[Source, Array], Tree]:
