@@ -7,7 +7,7 @@ import pytest
 
 from jaxtta.commands.synthesize import KINDS, synthesize
 from jaxtta.core import InputError
-from jaxtta.data import nifti
+from jaxtta.data import abdomen, nifti
 from jaxtta.data.phantoms import SITES, phantom
 
 SIZE = 40
@@ -82,7 +82,11 @@ def test_the_same_seed_writes_the_same_bytes(folders, tmp_path):
 
 
 def test_the_defaults_of_each_kind(tmp_path):
+    assert list(KINDS) == ["fundus", "prostate", "abdomen"]
     assert KINDS["fundus"].centres[0] == "alder" and KINDS["prostate"].centres == tuple(SITES)
+    assert KINDS["abdomen"].centres == tuple(abdomen.CENTRES)
+    (folder,) = synthesize(tmp_path / "scans", kind="abdomen", centres=("marsh",), count=1, quiet=True)
+    assert nifti.read_geometry(folder / "images" / "0000.nii.gz").shape == (18, 96, 96)
     (folder,) = synthesize(tmp_path / "volumes", kind="prostate", centres=("elbe",), count=1, quiet=True)
     assert nifti.read_geometry(folder / "images" / "0000.nii.gz").shape == (20, 96, 96)
     (folder,) = synthesize(tmp_path / "photos", centres=("elm",), count=1, quiet=True)
@@ -92,9 +96,10 @@ def test_the_defaults_of_each_kind(tmp_path):
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        ({"kind": "liver"}, "fundus, prostate"),
+        ({"kind": "liver"}, "fundus, prostate, abdomen"),
         ({"centres": ("alder",)}, "danube"),
         ({"kind": "fundus", "centres": ("danube",)}, "alder"),
+        ({"kind": "abdomen", "centres": ("danube",)}, "fjord"),
         ({"count": 0}, "count is 0"),
         ({"size": 16}, "size 16"),
     ],

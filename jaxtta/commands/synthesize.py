@@ -8,9 +8,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from jaxtta.core import InputError
-from jaxtta.data import images, nifti
+from jaxtta.data import abdomen, images, nifti
 from jaxtta.data.labels import FUNDUS_VALUES
-from jaxtta.data.phantoms import SITES, phantom
+from jaxtta.data.phantoms import SITES, Phantom, phantom
 from jaxtta.data.synthetic import CENTRES, fundus
 
 
@@ -21,7 +21,14 @@ def _write_fundus(folder: Path, centre: str, *, seed: int, index: int, size: int
 
 
 def _write_prostate(folder: Path, site: str, *, seed: int, index: int, size: int) -> None:
-    made = phantom(SITES[site], seed=seed, index=index, size=size)
+    _write_volume(folder, phantom(SITES[site], seed=seed, index=index, size=size), index)
+
+
+def _write_abdomen(folder: Path, centre: str, *, seed: int, index: int, size: int) -> None:
+    _write_volume(folder, abdomen.abdomen(abdomen.CENTRES[centre], seed=seed, index=index, size=size), index)
+
+
+def _write_volume(folder: Path, made: Phantom, index: int) -> None:
     nifti.write_new(folder / "images" / f"{index:04d}.nii.gz", made.array, affine=made.affine, slope=made.slope)
     nifti.write_new(folder / "masks" / f"{index:04d}.nii.gz", made.labels, affine=made.affine)
 
@@ -43,6 +50,7 @@ class Kind(NamedTuple):
 KINDS = {
     "fundus": Kind(tuple(CENTRES), 256, _write_fundus),
     "prostate": Kind(tuple(SITES), 96, _write_prostate),
+    "abdomen": Kind(tuple(abdomen.CENTRES), 96, _write_abdomen),
 }
 
 
@@ -60,9 +68,10 @@ def synthesize(
 
     Args:
         out: folder to write; must be empty or absent.
-        kind: "fundus", photographs as PNG (masks 255 background, 128 disc, 0 cup), or "prostate", MRI volumes as NIfTI
-            (masks 0 background, 1 peripheral zone, 2 central zone).
-        centres: names of the kind's centres, `CENTRES` or `SITES`; None for all.
+        kind: "fundus", photographs as PNG (masks 255 background, 128 disc, 0 cup); "prostate", MRI volumes as NIfTI
+            (masks 0 background, 1 peripheral zone, 2 central zone); or "abdomen", CT volumes in Hounsfield units as
+            NIfTI (masks 0 background, 1 liver, 2 spleen, 3 kidneys, 4 aorta).
+        centres: names of the kind's centres, see `KINDS`; None for all.
         count: images for each centre.
         size: height and width in pixels; None for 256 of a photograph, 96 of a volume.
         seed: the same seed gives the same images.

@@ -90,7 +90,7 @@ class Phantom(NamedTuple):
     Attributes:
         array: [depth, height, width] in the site's stored type.
         slope: value = slope * stored.
-        labels: uint8 [depth, height, width]: 0 background, 1 peripheral zone, 2 central zone.
+        labels: uint8 [depth, height, width].
         spacing: (depth, height, width) in millimetres.
         affine: 4 x 4 float64, from voxels along the stored axes to millimetres right, anterior and superior, as NIfTI
             has it.
