@@ -8,9 +8,11 @@ from scipy import stats
 
 from experiments.tables import printed
 from jaxtta.commands.adapt import Adaptation, adapt
+from jaxtta.commands.inputs import find_all
 from jaxtta.commands.results import TABLE, read_rows, write_rows
 from jaxtta.core import Task
 from jaxtta.data.cases import Case
+from jaxtta.data.volumes import VolumePreprocessing
 
 # Method and learning rate: the published one, and ten times it.
 ARMS = (
@@ -24,9 +26,19 @@ ARMS = (
 )
 
 
+def decathlon(data: Path, preprocessing: VolumePreprocessing) -> list[Case]:
+    """All volumes with their masks of a folder in the Decathlon's layout, or with a list `pairs.csv`; by name."""
+    if (data / "pairs.csv").is_file():
+        cases = find_all([data / "pairs.csv"], [], preprocessing)
+    else:
+        cases = find_all([data / "imagesTr"], [data / "labelsTr"], preprocessing)
+    return sorted(cases, key=lambda case: case.name)
+
+
 def listed(path: Path, cases: Sequence[Case]) -> Path:
-    """Writes a list of cases with masks; returns its path."""
-    write_rows(path, [{"image": str(case.image.resolve()), "mask": str(case.mask.resolve())} for case in cases])
+    """Writes a list of cases, with their masks where they have one; returns its path."""
+    files = [{"image": case.image, "mask": case.mask} for case in cases]
+    write_rows(path, [{kind: str(file.resolve()) for kind, file in own.items() if file} for own in files])
     return path
 
 

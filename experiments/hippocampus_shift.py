@@ -20,8 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.comparison import listed, methods_table
-from jaxtta.commands.inputs import find_all
+from experiments.comparison import decathlon, listed, methods_table
 from jaxtta.commands.train import Training, train
 from jaxtta.core import InputError, Task
 from jaxtta.data import nifti
@@ -32,15 +31,6 @@ from jaxtta.data.volumes import VolumePreprocessing
 TASK = Task(3, "softmax", ("background", "anterior", "posterior"))
 PREPROCESSING = VolumePreprocessing((44, 56, 40))  # one window covers all but a few of the volumes
 MODEL = {"architecture": "unet", "dimensions": 3, "features": (8, 16, 32), "heads": ("segmentation",)}
-
-
-def found(data: Path) -> list[Case]:
-    """All volumes with their masks, by name."""
-    if (data / "pairs.csv").is_file():
-        cases = find_all([data / "pairs.csv"], [], PREPROCESSING)
-    else:
-        cases = find_all([data / "imagesTr"], [data / "labelsTr"], PREPROCESSING)
-    return sorted(cases, key=lambda case: case.name)
 
 
 def shifted(folder: Path, cases: list[Case]) -> list[Path]:
@@ -67,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--held-out", type=int, default=24, metavar="N", help="volumes to adapt to, the last ones (24)")
     parser.add_argument("--seed", type=int, default=0, help="of training and adaptation (0)")
     options = parser.parse_args(arguments)
-    out, cases = options.out, found(options.data)
+    out, cases = options.out, decathlon(options.data, PREPROCESSING)
     if not 0 < options.held_out < len(cases):
         raise InputError(f"--held-out {options.held_out}: there are {len(cases)} volumes; keep some to train on")
     out.mkdir(parents=True, exist_ok=True)

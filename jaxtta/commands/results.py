@@ -12,7 +12,7 @@ from jaxtta.core import Task
 from jaxtta.data.cases import Case
 
 TABLE = "predictions.csv"
-TEXT = ("domain", "name", "source")
+TEXT = ("domain", "name", "source", "arm", "part")
 SHAPE = ("depth", "height", "width")
 
 
