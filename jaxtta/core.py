@@ -27,7 +27,9 @@ class InputError(ValueError):
 
 
 class Moments(NamedTuple):
-    """Mean and biased variance of each channel, `[channels]`, and the number of values each was taken over."""
+    """Mean and biased variance of each channel, `[channels]`, and the number of values each was taken over; where a
+    layer whitens, covariances of groups of channels in the place of variances, `[groups, n, n]`.
+    """
 
     mean: Array
     variance: Array

@@ -14,6 +14,7 @@ from jaxtta.models.heads import FEATURES, HEADS
 from jaxtta.models.layers import NORMS
 from jaxtta.models.resunet import BLOCKS, ResUNet
 from jaxtta.models.unet import UNet
+from jaxtta.models.whitening import identity_like
 
 ARCHITECTURES = {"resunet": ResUNet, "unet": UNet}
 
@@ -58,6 +59,8 @@ def build(config: dict[str, Any]) -> Model:
     name, options = config.get("architecture"), {k: v for k, v in config.items() if k != "architecture"}
     _check(name, options)
     module = ARCHITECTURES[name](**options)
+    norm = getattr(module, "norm", "batch")  # a network that offers no choice has batch norm
+    _check_whitening(module.whitening, norm, module.deepest_channels)
 
     def apply(variables: Tree, images: Array, *, stats: statistics.Policy, heads: tuple[str, ...] = ("segmentation",)):
         require_heads(module.heads, tuple(head for head in heads if head != FEATURES))
@@ -81,16 +84,19 @@ def build(config: dict[str, Any]) -> Model:
         stats = shapes.get("batch_stats", {})
         return Source(params, _initial(stats, jax.tree.leaves(stats)))
 
-    norm = getattr(module, "norm", "batch")  # a network that offers no choice has batch norm
     return Model(apply, init, config, module.heads, module.stride, module.dimensions, module.channels, norm)
 
 
 def _initial(shapes: Tree, drawn: list[Array]) -> Tree:
-    """What variables start from: kernels `N(0, 2 / fan in)` (He et al., 2015), scales and variances 1, others 0."""
+    """What variables start from: kernels `N(0, 2 / fan in)` (He et al., 2015), scales and variances 1, covariances the
+    identity, others 0.
+    """
     leaves = []
     for path, shape, normal in zip(paths(shapes), jax.tree.leaves(shapes), drawn):
         if path[-1] == "kernel":
             leaves.append(math.sqrt(2 / math.prod(shape.shape[:-1])) * normal.reshape(shape.shape))
+        elif path[-1] == "variance" and len(shape.shape) == 3:
+            leaves.append(identity_like(shape))
         else:
             leaves.append(jnp.full(shape.shape, 1.0 if path[-1] in ("scale", "variance") else 0.0, shape.dtype))
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
@@ -139,3 +145,14 @@ def _check(name: str | None, options: dict[str, Any]) -> None:
     if wrong or "segmentation" not in options.get("heads", ("segmentation",)):
         got = ", ".join(options["heads"])
         raise InputError(f"heads are {got}; choose from {', '.join(HEADS)}, segmentation always among them")
+
+
+def _check_whitening(groups: int, norm: str, channels: int) -> None:
+    if groups and norm != "batch":
+        raise InputError(f"whitening needs batch norm, but norm is {norm!r}; choose norm 'batch' or whitening 0")
+    if groups and (not isinstance(groups, int) or groups < 0 or channels % groups):
+        divisors = ", ".join(str(n) for n in range(1, channels + 1) if channels % n == 0)
+        raise InputError(
+            f"whitening is {groups!r} groups of the encoder's {channels} last channels; choose 0 (none) or one of "
+            f"{divisors}"
+        )

@@ -15,8 +15,8 @@ from flax import linen as nn
 
 from jaxtta import stats
 from jaxtta.core import Array, Moments
+from jaxtta.models.whitening import EPSILON, covariance, identity_like, whitened, whitening_matrix_here
 
-EPSILON = 1e-5
 NORMS = ("batch", "instance", "group")
 
 
@@ -27,10 +27,17 @@ class Norm(nn.Module):
     source's. Instance and group norm take theirs from each image alone and keep no source moments, so there is nothing
     to mix: the policy is not asked. The variance is two-pass, in float32 or better.
 
+    Whitening is batch norm with a covariance in the place of the variance: `scale · W (x − mean) + shift` with
+    `W = (covariance + ε I)^(−1/2)`. Its moments are the mean `[channels]` and the covariances `[groups, n, n]` of
+    groups of n neighbouring channels, which the policy mixes as it does variances; W follows from the mixed ones.
+    (Other layers of this kind keep a running W; a running covariance is kept by what keeps the moments of batch norm.)
+    So W is made anew in every pass: `jaxtta.pretrain.whitening.folded` makes the ordinary network to use afterwards.
+
     Attributes:
-        policy: the statistics policy of batch norm.
-        kind: `"batch"`, `"instance"` or `"group"`.
-        groups: number of groups of group norm; lowered to a divisor of the channels where it does not divide them.
+        policy: the statistics policy of batch norm and whitening.
+        kind: `"batch"`, `"instance"`, `"group"` or `"whitening"`.
+        groups: number of groups of group norm, lowered to a divisor of the channels where it does not divide them; or
+            of whitening, which must divide them.
     """
 
     policy: stats.Policy
@@ -46,6 +53,10 @@ class Norm(nn.Module):
         shift = self.param("shift", nn.initializers.zeros, (channels,), precise)
         if self.kind == "batch":
             mean, variance, _ = self._mixed(_moments(x, tuple(range(x.ndim - 1))))
+        elif self.kind == "whitening":
+            mean, together, _ = self._mixed(_joint_moments(x, self.groups))
+            white = whitened(x - _wide(mean, x), whitening_matrix_here(together))
+            return (white * _wide(scale, x) + _wide(shift, x)).astype(images.dtype)
         else:
             mean, variance = _of_each(x, channels if self.kind == "instance" else _divisor(channels, self.groups))
         factor = _wide(jax.lax.rsqrt(variance + EPSILON), x) * _wide(scale, x)
@@ -53,7 +64,8 @@ class Norm(nn.Module):
 
     def _mixed(self, image: Moments) -> Moments:
         mean = self.variable("batch_stats", "mean", jnp.zeros_like, image.mean)
-        variance = self.variable("batch_stats", "variance", jnp.ones_like, image.variance)
+        unit = jnp.ones_like if image.variance.ndim == 1 else identity_like
+        variance = self.variable("batch_stats", "variance", unit, image.variance)
         source = Moments(mean.value, variance.value, 1)
         memory = self.variable("memory", "memory", self.policy.init, source)
         moments, after = self.policy.mix(image, source, memory.value)
@@ -66,6 +78,11 @@ def _moments(x: Array, axes: tuple[int, ...]) -> Moments:
     mean = jnp.mean(x, axes, keepdims=True)
     variance = jnp.mean(jnp.square(x - mean), axes)
     return Moments(mean.reshape(variance.shape), variance, math.prod(x.shape[axis] for axis in axes))
+
+
+def _joint_moments(x: Array, groups: int) -> Moments:
+    mean = jnp.mean(x, tuple(range(x.ndim - 1)))
+    return Moments(mean, covariance(x - _wide(mean, x), groups=groups), math.prod(x.shape[:-1]))
 
 
 def _of_each(x: Array, groups: int) -> tuple[Array, Array]:

@@ -21,13 +21,14 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 class Residual(nn.Module):
     """A residual block: two 3×3 convolutions, or with a bottleneck 1×1, 3×3 (strided) and 1×1 to four times the
-    features.
+    features. With `whitening` groups its last norm, before the sum, whitens.
     """
 
     features: int
     stride: int
     bottleneck: bool
     policy: stats.Policy
+    whitening: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -38,7 +39,9 @@ class Residual(nn.Module):
         y = x
         for i, (features, size, stride) in enumerate(plan, start=1):
             y = convolution(features, size, 2, stride=stride, bias=False, name=f"conv{i}")(y)
-            y = Norm(self.policy, name=f"norm{i}")(y)
+            whitens = self.whitening and i == len(plan)
+            kind = {"kind": "whitening", "groups": self.whitening} if whitens else {}
+            y = Norm(self.policy, **kind, name=f"norm{i}")(y)
             y = nn.relu(y) if i < len(plan) else y
         if x.shape[-1] != out or self.stride != 1:
             x = convolution(out, 1, 2, stride=self.stride, bias=False, name="projection")(x)
@@ -52,6 +55,7 @@ class Encoder(nn.Module):
     depth: int
     width: int
     policy: stats.Policy
+    whitening: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
@@ -62,7 +66,9 @@ class Encoder(nn.Module):
             for block in range(count):
                 stride = 2 if stage and not block else 1
                 name = f"stage{stage + 1}_block{block + 1}"
-                x = Residual(self.width * 2**stage, stride, self.depth >= 50, self.policy, name=name)(x)
+                last = (stage, block) == (3, count - 1)
+                groups = self.whitening if last else 0
+                x = Residual(self.width * 2**stage, stride, self.depth >= 50, self.policy, groups, name=name)(x)
             maps.append(x)
         return maps
 
@@ -90,6 +96,7 @@ class ResUNet(nn.Module):
         depth: of the ResNet, 18, 34, 50, 101 or 152.
         width: features of the stem; the released network has 64.
         heads: the heads it has.
+        whitening: groups of channels that the encoder's last norm whitens; 0: it is batch norm like the others.
         policy: where norm layers take their moments from.
     """
 
@@ -98,14 +105,19 @@ class ResUNet(nn.Module):
     depth: int = 34
     width: int = 64
     heads: tuple[str, ...] = ("segmentation",)
+    whitening: int = 0
     policy: stats.Policy = stats.source()
 
     dimensions = 2
     stride = 32
 
+    @property
+    def deepest_channels(self) -> int:
+        return self.width * 2**3 * (4 if self.depth >= 50 else 1)
+
     @nn.compact
     def __call__(self, images: Array, heads: tuple[str, ...]) -> dict[str, Array]:
-        maps = Encoder(self.depth, self.width, self.policy, name="encoder")(images)
+        maps = Encoder(self.depth, self.width, self.policy, self.whitening, name="encoder")(images)
         maps[-1] = self.perturb(DEEPEST, maps[-1])
         outputs = {FEATURES: maps[-1]} if FEATURES in heads else {}
         if "segmentation" in heads:

@@ -14,17 +14,20 @@ from jaxtta.models.layers import Double, Norm, convolution
 
 
 class Pair(nn.Module):
-    """Twice: 3×3 convolution, norm, ReLU."""
+    """Twice: 3×3 convolution, norm, ReLU. With `whitening` groups the second norm whitens."""
 
     features: int
     policy: stats.Policy
     norm: str
+    whitening: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for i in (1, 2):
             x = convolution(self.features, 3, x.ndim - 2, bias=False, name=f"conv{i}")(x)
-            x = nn.relu(Norm(self.policy, self.norm, name=f"norm{i}")(x))
+            whitens = self.whitening and i == 2
+            kind = {"kind": "whitening", "groups": self.whitening} if whitens else {"kind": self.norm}
+            x = nn.relu(Norm(self.policy, **kind, name=f"norm{i}")(x))
         return x
 
 
@@ -38,6 +41,7 @@ class UNet(nn.Module):
         features: channels of each level, finest first; each level but the last is halved by max-pooling.
         norm: `"batch"`, `"instance"` or `"group"`.
         heads: the heads it has.
+        whitening: groups of channels that the encoder's last norm whitens; 0: it is like the others.
         policy: where norm layers take their moments from.
     """
 
@@ -47,11 +51,16 @@ class UNet(nn.Module):
     features: tuple[int, ...] = (16, 32, 64, 128, 256)
     norm: str = "batch"
     heads: tuple[str, ...] = ("segmentation",)
+    whitening: int = 0
     policy: stats.Policy = stats.source()
 
     @property
     def stride(self) -> int:
         return 2 ** (len(self.features) - 1)
+
+    @property
+    def deepest_channels(self) -> int:
+        return self.features[-1]
 
     @nn.compact
     def __call__(self, images: Array, heads: tuple[str, ...]) -> dict[str, Array]:
@@ -59,7 +68,8 @@ class UNet(nn.Module):
         window = (2,) * self.dimensions
         for i, features in enumerate(self.features, start=1):
             x = nn.max_pool(x, window, window) if maps else x
-            x = Pair(features, self.policy, self.norm, name=f"encoder{i}")(x)
+            groups = self.whitening if i == len(self.features) else 0
+            x = Pair(features, self.policy, self.norm, groups, name=f"encoder{i}")(x)
             maps.append(x)
         x = self.perturb(DEEPEST, x)
         outputs = {FEATURES: x} if FEATURES in heads else {}

@@ -1,0 +1,1 @@
+"""Learning encoders from images without labels: contrastive learning, local features, decorrelation."""
