@@ -6,8 +6,10 @@ for every number of images; and scored on 40 other images of that centre.
 
     python -m experiments.fine_tuning --out fine_tuning
 
-Hardware: any; written for 2 CPU cores. Run time and expected numbers: not measured yet. Writes `table.md`, `table.csv`
-and `scores.csv` (a row for each run); what is there already is not computed again.
+Hardware: any; written for 2 CPU cores, 18 minutes of processor time. Expected Dice in percent at 1, 5 and 20 images,
+mean over five seeds with its 95 % interval: AC-Norm 88.3 ± 0.9, 90.3 ± 1.3, 91.2 ± 0.5; the norm layers as they are
+88.6 ± 0.9, 90.3 ± 0.9, 91.4 ± 0.4; the source 80.7. The difference is within 0.3 and its interval contains 0 at each.
+Writes `table.md`, `table.csv` and `scores.csv` (a row for each run); what is there already is not computed again.
 
 Reference:
     Zhang, Yang, Zheng, Gu, "AC-Norm: Effective Tuning for Medical Image Analysis via Affine Collaborative
