@@ -13,8 +13,8 @@ With `--data` the sites are those of a folder in the six-site layout of `experim
 turn: axial slices of 256 x 256, a U-Net and 200 epochs of each training, as published; images are the same for every
 seed. That is for a GPU.
 
-Hardware of the first: 2 CPU cores, 16 minutes of processor time. Expected Dice in percent, mean over three seeds and two
-targets, without and with the poison: mean of the sources 75.2 / 60.5, mean of their probabilities 85.1 / 85.3, vote
+Hardware of the first: 2 CPU cores, 16 minutes of processor time. Expected Dice in percent, mean over three seeds and
+two targets, without and with the poison: mean of the sources 75.2 / 60.5, mean of their probabilities 85.1 / 85.3, vote
 85.4 / 81.6, TGMA by LFTM 85.0 / 82.3, TGMA by the discounted LFTM 85.3 / 85.5, the best source (which nobody knows
 without labels) 85.5. Spearman's correlation of DTM with true Dice over the sources: LFTM 0.50, discounted 0.50, entropy
 0.47, crop 0.40, rotation -0.03. Writes `table.md`, `table.csv`, the source models and what adapt-multi writes for each
