@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from experiments.tables import printed
+from jaxtta.commands import results
 from jaxtta.commands.adapt import Adaptation, adapt
 from jaxtta.commands.inputs import find_all
 from jaxtta.commands.results import TABLE, read_rows, write_rows
@@ -44,10 +44,8 @@ def listed(path: Path, cases: Sequence[Case]) -> Path:
 
 def interval(values: Sequence[float]) -> str:
     """The mean and its 95 % interval by Student's t, over the seeds."""
-    values, half = np.asarray(values), float("nan")
-    if len(values) > 1:
-        half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():.2f} ± {half:.2f}"
+    mean, _, high = results.interval(values)
+    return f"{mean:.2f} ± {high - mean:.2f}"
 
 
 def spread(values: Sequence[float], *, draws: int = 2000) -> str:

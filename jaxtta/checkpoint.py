@@ -20,7 +20,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 import jaxtta
-from jaxtta.core import InputError, Source, Task, Tree, paths
+from jaxtta.core import InputError, Source, Task, Tree, encoder_of, paths
 from jaxtta.data import kinds
 from jaxtta.data.labels import check_labels
 from jaxtta.data.preprocessing import Preprocessing
@@ -218,7 +218,7 @@ def save(
         provenance: how the weights came to be; JSON must hold it.
     """
     manifest = {
-        "kind": "encoder" if set(source.params) == {"encoder"} else "model",
+        "kind": "encoder" if set(source.params) == set(encoder_of(source).params) else "model",
         "model": model.config,
         "task": dataclasses.asdict(task),
         "preprocessing": kinds.to_dict(preprocessing),
@@ -245,7 +245,8 @@ def load(path: Path, *, kind: str = "model") -> Checkpoint:
         )
     if manifest["kind"] == "encoder" and kind == "model":
         raise CheckpointError(
-            f"{path}: holds an encoder without a decoder; train from it first: jaxtta train --encoder {path}"
+            f"{path}: holds an encoder without a decoder; train from it first: jaxtta train --encoder {path}, or "
+            "jaxtta finetune --source with --classes"
         )
     try:
         model, task = build(manifest["model"]), Task(**{**manifest["task"], "names": tuple(manifest["task"]["names"])})
@@ -266,7 +267,7 @@ def load(path: Path, *, kind: str = "model") -> Checkpoint:
 
 def _check_shapes(path: Path, model: Model, source: Source, expected: Source, kind: str) -> None:
     if kind == "encoder":
-        expected = Source(*({"encoder": tree["encoder"]} for tree in expected))
+        expected = encoder_of(expected)
     got, want = (
         {"/".join(path): leaf.shape for part in trees for path, leaf in zip(paths(part), jax.tree.leaves(part))}
         for trees in (source, expected)

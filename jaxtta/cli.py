@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jaxtta
 from jaxtta.commands.arguments import Parser, numbers, positive, seed, words
+from jaxtta.commands.pretraining import add_evaluate_encoder, add_pretrain
 from jaxtta.commands.shared import (
     add_command,
     add_data,
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     add_finetune(commands)
     add_rank(commands)
     add_adapt_multi(commands)
+    add_pretrain(commands)
+    add_evaluate_encoder(commands)
     _add_convert(commands)
     _add_export(commands)
     _add_demo(commands)
@@ -242,14 +245,16 @@ def _demo(options) -> None:
 
 
 def _add_synthesize(commands) -> None:
-    summary = "Draw folders of synthetic fundus photographs or prostate MRI volumes, with masks."
+    summary = "Draw folders of synthetic fundus photographs, prostate MRI or abdominal CT volumes, with masks."
     parser = add_command(commands, "synthesize", summary, _synthesize)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--kind", default="fundus", metavar="NAME", help="fundus (photographs) or prostate (volumes)")
-    centres = "alder, birch, cedar, dogwood, elm of fundus; danube, elbe, loire, rhine, tagus of prostate (all)"
+    kind = "fundus (photographs), prostate (MRI volumes) or abdomen (CT volumes) (fundus)"
+    parser.add_argument("--kind", default="fundus", metavar="NAME", help=kind)
+    centres = "alder, birch, cedar, dogwood, elm of fundus; danube, elbe, loire, rhine, tagus of prostate"
+    centres += "; fjord, heath, marsh of abdomen (all)"
     parser.add_argument("--centres", nargs="+", metavar="NAME", help=centres)
     parser.add_argument("--count", type=int, default=20, metavar="N", help="images for each centre (20)")
-    size = "height and width in pixels (256; slices of a prostate volume 96)"
+    size = "height and width in pixels (256; slices of a volume 96)"
     parser.add_argument("--size", type=int, metavar="N", help=size)
     parser.add_argument("--seed", type=seed, default=0, help="the same seed draws the same images (0)")
 

@@ -147,6 +147,11 @@ class Task:
         return labels
 
 
+def encoder_of(source: Source) -> Source:
+    """The variables of a network's encoder, those under names that begin with `encoder`."""
+    return Source(*({name: part for name, part in tree.items() if name.startswith("encoder")} for tree in source))
+
+
 def paths(tree: Tree) -> list[tuple[str, ...]]:
     """The path of every leaf of a nested dictionary, in the tree's order."""
     return [tuple(str(key.key) for key in path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]

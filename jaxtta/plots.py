@@ -107,3 +107,30 @@ def speed(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     memory.legend(fontsize="small")
     memory.set(title="memory", xlabel="streams", ylabel="MB")
     figure.savefig(path, dpi=130)
+
+
+def singular_values(spectra: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
+    """Draws the singular values of embeddings on a logarithmic scale, a panel for each part, a line for each arm.
+
+    A line ends at the last value that is above a hundred-millionth of its first: below is rounding.
+
+    Args:
+        spectra: for each arm the descending singular values of its parts, such as `encoder` and `projector`.
+        path: a PNG, PDF or SVG file.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    parts = list(dict.fromkeys(part for arm in spectra.values() for part in arm))
+    figure = Figure(figsize=(1 + 5 * len(parts), 4), layout="constrained")
+    for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts):
+        for number, (arm, values) in enumerate((arm, own[part]) for arm, own in spectra.items() if part in own):
+            shown = np.asarray(values)[np.asarray(values) > 1e-8 * np.max(values, initial=0)]
+            axes.plot(np.arange(1, len(shown) + 1), shown, color=COLOURS[number % len(COLOURS)], label=arm)
+        axes.set(title=part, xlabel="place", yscale="log")
+        axes.legend(fontsize="small")
+    figure.axes[0].set_ylabel("singular value")
+    figure.savefig(path, dpi=130)

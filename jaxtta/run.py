@@ -194,15 +194,25 @@ def check(method: Method, source: Source, images: Array) -> None:
     jax.eval_shape(method.step, jax.random.key(0), source, state, images)
 
 
-def compiled_learner(learner: Learner) -> tuple[Callable[..., Tree], Callable[..., tuple[Tree, dict[str, Array]]]]:
+def compiled_learner(
+    learner: Learner, *, mesh: Mesh | None = None
+) -> tuple[Callable[..., Tree], Callable[..., tuple[Tree, dict[str, Array]]]]:
     """`init` and `step` of a learner, each one compiled program; `step` donates the state and folds its step into the
     key.
+
+    With a mesh the first axis of everything in a batch is split over its devices (it must be a multiple of theirs); the
+    state is on each of them whole, and statistics, losses and what is drawn are those of the whole batch.
     """
 
     def step(key: Key, state: Tree, batch: Tree):
         return learner.step(jax.random.fold_in(key, state.step), state, batch)
 
-    return jax.jit(learner.init), jax.jit(step, donate_argnums=1)
+    if mesh is None:
+        return jax.jit(learner.init), jax.jit(step, donate_argnums=1)
+    everywhere, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("device"))
+    init = jax.jit(learner.init, in_shardings=(everywhere, split), out_shardings=everywhere)
+    shardings = (everywhere, everywhere, split)
+    return init, jax.jit(step, in_shardings=shardings, out_shardings=everywhere, donate_argnums=1)
 
 
 def compiled_transfer(

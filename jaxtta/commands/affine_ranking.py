@@ -62,7 +62,8 @@ def affine_ranking(
         state, losses = fitting.run_epoch(state, items, 0, plan=training, step=_from(source, step))
         if not np.isfinite(losses["loss"]):
             raise InputError(f"{name}: the loss is not finite; rank with a lower --learning-rate")
-        scored = jax.device_get(score(state.params, source.params))
+        known = {part: state.params[part] for part in source.params}  # all, or those of an encoder
+        scored = jax.device_get(score(known, source.params))
         widths.append({layer: int(channels) for layer, channels in scored.channels.items()})
         means = {"ac_corr": float(scored.mean), "per_channel": float(scored.per_channel)}
         ranking.append({"source": name, **means, "loss": losses["loss"]})
@@ -76,10 +77,10 @@ def affine_ranking(
 
 
 def segmenting(loaded: Checkpoint) -> tuple[Model, Source]:
-    """The network of a checkpoint and its variables without self-supervised heads."""
+    """The network of a checkpoint and its variables (of an encoder: the encoder's) without self-supervised heads."""
     model = build({**loaded.model.config, "heads": ("segmentation",)})
     needed = jax.eval_shape(model.init, jax.random.key(0))
-    parts = [{key: part[key] for key in own} for part, own in zip(loaded.source, needed)]
+    parts = [{key: part[key] for key in own if key in part} for part, own in zip(loaded.source, needed)]
     return model, Source(*parts)
 
 

@@ -11,9 +11,10 @@ import optax
 from jaxtta import checkpoint, run
 from jaxtta.commands import fitting, output
 from jaxtta.commands.train import Training
-from jaxtta.core import InputError, Source, Tree
+from jaxtta.core import InputError, Source, Task, Tree
 from jaxtta.data.kinds import to_dict
-from jaxtta.models import Model
+from jaxtta.data.labels import check_labels
+from jaxtta.models import Model, build
 from jaxtta.train import TrainingState, segmentation_learner
 from jaxtta.transfer.ac_norm import collaborated, require_batch_norm
 
@@ -28,10 +29,15 @@ class FineTuning:
     """What to fine-tune on what. The recipe is ours; none is published.
 
     Attributes:
-        source: checkpoint to start from; its task and preprocessing stay.
+        source: checkpoint to start from; its task and preprocessing stay. An encoder's preprocessing stays, the rest of
+            the network starts at random, and AC-Norm takes part in the encoder alone.
         images: folders or CSV lists.
         out: folder to write, as `jaxtta train` does.
         norm: `"ac"` (AC-Norm, for networks with batch norm) or `"batch"` (the network as it is).
+        classes: of an encoder, which has no task: output channels; softmax counts the background.
+        activation: the same: `"sigmoid"` (when None) or `"softmax"`.
+        names: the same: of the output channels, for tables.
+        mask_values: the same: see `jaxtta.data.labels`; 0, 1, 2, ... when None.
         masks: a folder of masks for each of `images`; not needed when lists name the masks.
         root: what a list's paths are relative to.
         optimiser: `adam`, `adamw` or `sgd` (the released recipe), all with the polynomial schedule.
@@ -52,6 +58,10 @@ class FineTuning:
     images: tuple[Path, ...]
     out: Path
     norm: str = "ac"
+    classes: int | None = None
+    activation: str | None = None
+    names: tuple[str, ...] = ()
+    mask_values: tuple[int, ...] | str | None = None
     masks: tuple[Path, ...] = ()
     root: Path | None = None
     optimiser: str = "adam"
@@ -76,7 +86,7 @@ def finetune(plan: FineTuning) -> dict[str, Any]:
     before = output.check_output(Path(plan.out), overwrite=plan.overwrite, resume=plan.resume)
     if plan.norm not in NORMS:
         raise InputError(f"norm is {plan.norm!r}; choose one of {', '.join(NORMS)}")
-    loaded = checkpoint.load(plan.source)
+    loaded = begun(plan, plan.source)
     if plan.norm == "ac":
         require_batch_norm(loaded.model, plan.source)
     training = training_on(plan, loaded, validation=plan.validation or 0.0)
@@ -88,7 +98,7 @@ def finetune(plan: FineTuning) -> dict[str, Any]:
     identity = {
         "task": dataclasses.asdict(training.task),
         "model": loaded.model.config,
-        "preprocessing": to_dict(loaded.preprocessing),
+        "preprocessing": to_dict(training.preprocessing),
         "norm": plan.norm,
         "source_sha256": loaded.manifest["sha256"],
     }
@@ -98,10 +108,42 @@ def finetune(plan: FineTuning) -> dict[str, Any]:
         init, step = compiled_tuning(loaded.model, training, optimiser, plan.norm)
         return lambda key: init(key, source), lambda key, state, batch: step(key, source, state, batch)
 
-    mix = run.compiled_function(collaborated)
+    mix = run.compiled_function(mixed)
     folded = (lambda params: mix(params, source.params)) if plan.norm == "ac" else lambda params: params
     fitted = fitting.Fit(loaded.model, compiled, folded, functools.partial(_save, plan, training, loaded), LEAST)
     return fitting.fit(training, fitted, cases, identity=identity, before=before, reads=[Path(plan.source)])
+
+
+def begun(plan: Any, path: Path) -> checkpoint.Checkpoint:
+    """A checkpoint to start from; an encoder's with the task of a plan, and the network that is for it.
+
+    Args:
+        plan: has `classes`, `activation`, `names` and `mask_values` as a `FineTuning` has.
+        path: of a whole network where `classes` is None, else an encoder.
+
+    Raises:
+        InputError: what `checkpoint.load` raises, or a task where the checkpoint has one.
+    """
+    told = {name: getattr(plan, name) for name in ("activation", "names", "mask_values") if getattr(plan, name)}
+    if plan.classes is None and told:
+        name = min(told).replace("_", "-")
+        raise InputError(f"--{name} is for an encoder, and goes with --classes; leave it out, or give both")
+    loaded = checkpoint.load(path, kind="model" if plan.classes is None else "encoder")
+    if plan.classes is None:
+        return loaded
+    if loaded.manifest["kind"] == "model":
+        raise InputError(f"{path}: segments {', '.join(loaded.task.names)}, which stays; leave --classes out")
+    task = Task(plan.classes, plan.activation or "sigmoid", plan.names)
+    values = tuple(range(task.labels)) if plan.mask_values is None else plan.mask_values
+    check_labels(values, task)
+    model = build({**loaded.model.config, "classes": task.classes, "heads": ("segmentation",)})
+    preprocessing = dataclasses.replace(loaded.preprocessing, mask_values=values)
+    return loaded._replace(model=model, task=task, preprocessing=preprocessing)
+
+
+def mixed(params: Tree, source_params: Tree) -> Tree:
+    """AC-Norm in the layers that the source has; those that are new stay as they are."""
+    return {**params, **collaborated({name: params[name] for name in source_params}, source_params)}
 
 
 def training_on(plan: Any, loaded: checkpoint.Checkpoint, **own) -> Training:
@@ -116,7 +158,7 @@ def compiled_tuning(model: Model, plan: Training, optimiser: optax.GradientTrans
 
     def learner_from(source: Source):
         def applied(params: Tree) -> Tree:
-            return collaborated(params, source.params) if norm == "ac" else params
+            return mixed(params, source.params) if norm == "ac" else params
 
         return segmentation_learner(model, plan.task, optimiser, encoder=source, applied=applied)
 

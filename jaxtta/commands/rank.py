@@ -1,6 +1,7 @@
 """`jaxtta rank`: which of several source models suits a set of images."""
 
 import dataclasses
+import functools
 import shutil
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from scipy import stats as correlation
 from jaxtta import checkpoint, metrics
 from jaxtta.commands import fitting, inputs, output, results
 from jaxtta.commands.affine_ranking import affine_ranking, require_batch_norms
+from jaxtta.commands.finetune import begun
 from jaxtta.commands.sources import load_sources
 from jaxtta.commands.target import ONE, Target, observe
 from jaxtta.core import InputError
@@ -34,6 +36,10 @@ class Ranking:
         images: folders or CSV lists.
         out: folder to write: `ranking.csv`, `layers.csv` or `images.csv`, `run.json`.
         by: `"ac_corr"`, which needs masks, or a metric in `METRICS`, which needs none.
+        classes: where the sources are encoders, which `"ac_corr"` alone ranks; see `FineTuning`, as of the next three.
+        activation: of the task then.
+        names: of its output channels.
+        mask_values: of its labels.
         masks: a folder of masks for each of `images`; without one, nothing is said of the true Dice.
         root: what a list's paths are relative to.
         optimiser: of AC-Corr's epoch of fine-tuning, as are the next four.
@@ -50,6 +56,10 @@ class Ranking:
     images: tuple[Path, ...]
     out: Path
     by: str = AFFINE
+    classes: int | None = None
+    activation: str | None = None
+    names: tuple[str, ...] = ()
+    mask_values: tuple[int, ...] | str | None = None
     masks: tuple[Path, ...] = ()
     root: Path | None = None
     optimiser: str = "adam"
@@ -72,7 +82,9 @@ def rank(plan: Ranking) -> dict[str, Any]:
     output.check_output(out, overwrite=plan.overwrite, resume=False)
     if plan.by not in CHOICES:
         raise InputError(f"--by is {plan.by!r}; choose one of {', '.join(CHOICES)}")
-    sources = load_sources(plan.sources)
+    if plan.by != AFFINE and plan.classes is not None:
+        raise InputError(f"--by {plan.by} looks at predictions, which an encoder does not make; choose {AFFINE}")
+    sources = load_sources(plan.sources, load=functools.partial(begun, plan))
     if plan.by == AFFINE:
         require_batch_norms(plan, sources)
     found, bad, files = _cases(plan, sources)

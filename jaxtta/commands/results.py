@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats as distributions
 
 from jaxtta.core import Task
 from jaxtta.data.cases import Case
 
 TABLE = "predictions.csv"
 TEXT = ("domain", "name", "source", "arm", "part")
+CONFIDENCE = 0.95
 SHAPE = ("depth", "height", "width")
 
 
@@ -69,6 +71,16 @@ def mean(values: Sequence[float]) -> float:
     """Mean of the defined values; NaN when there is none."""
     defined = [value for value in values if np.isfinite(value)]
     return float(np.mean(defined)) if defined else float("nan")
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of independent values and the ends of its 95 % interval, `x̄ ± t_{n−1} s / √n`; NaN for one value."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return mean, float("nan"), float("nan")
+    factor = distributions.t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    half = float(factor * np.std(values, ddof=1) / np.sqrt(count))
+    return mean, mean - half, mean + half
 
 
 def summary(rows: list[dict], task: Task) -> dict[str, Any]:

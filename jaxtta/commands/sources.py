@@ -1,14 +1,20 @@
 """Several source models for one target: read and compared, and named for tables."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxtta import checkpoint
 from jaxtta.core import InputError, Task
 
 
-def load_sources(paths: Sequence[Path]) -> dict[str, checkpoint.Checkpoint]:
+def load_sources(
+    paths: Sequence[Path], *, load: Callable[[Path], checkpoint.Checkpoint] = checkpoint.load
+) -> dict[str, checkpoint.Checkpoint]:
     """Source models that segment the same, by a short name of each: the parts of its path that tell it from the others.
+
+    Args:
+        paths: of their checkpoints.
+        load: reads one.
 
     Raises:
         InputError: fewer than two, one given twice, one that cannot be read, or other classes, another activation or
@@ -21,14 +27,14 @@ def load_sources(paths: Sequence[Path]) -> dict[str, checkpoint.Checkpoint]:
     again = next((path for i, path in enumerate(whole) if path in whole[:i]), None)
     if again is not None:
         raise InputError(f"{again}: given twice; name each source once")
-    loaded = [checkpoint.load(path) for path in paths]
+    loaded = [load(path) for path in paths]
     first = loaded[0].task
     for path, other in zip(paths[1:], (one.task for one in loaded[1:])):
         if _what(other) != _what(first) or (_named(first) and _named(other) and first.names != other.names):
             raise InputError(
                 f"{path} segments {_words(other)}, {paths[0]} {_words(first)}; give sources that segment the same"
             )
-    return dict(zip(_short(whole), loaded))
+    return dict(zip(short_names(whole), loaded))
 
 
 def _what(task: Task) -> tuple[int, str]:
@@ -44,7 +50,7 @@ def _words(task: Task) -> str:
     return f"{task.classes} {task.activation} classes ({', '.join(task.names)})"
 
 
-def _short(paths: list[Path]) -> list[str]:
+def short_names(paths: Sequence[Path]) -> list[str]:
     """Paths without the folders that all have in common at either end."""
     parts = [path.parts for path in paths]
     shortest = min(map(len, parts))

@@ -1,4 +1,4 @@
-"""The target set of several sources, on disk: every window that a network takes, and what each source says of it."""
+"""Unlabelled cases on disk, every window that a network takes; and, of several sources, what each says of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,14 +18,13 @@ ONE = 65535  # a probability of 1 as it is kept
 WINDOWS = {2: 4, 3: 1}  # of 2-D and 3-D networks, how many all sources are shown at once
 
 
-class Target:
-    """The windows of all cases, in their order; those of a case follow one another.
+class Windows:
+    """The windows of unlabelled cases, in their order; those of a case follow one another.
 
     Attributes:
         places: of each case, which windows are its own.
         images: `[windows, *size, channels]`, float32, on disk.
-        task: what is segmented.
-        batch: windows that predictions are made of at once.
+        varied: `[windows]`, whether there is anything to see in a window: its values are not all the same.
     """
 
     def __init__(self, folder: Path, cases: dict[Case, int], preprocessing: Any, task: Task, *, quiet: bool):
@@ -43,16 +42,17 @@ class Target:
         """
         ends = np.cumsum(list(cases.values()))
         self.places = {case: range(end - count, end) for (case, count), end in zip(cases.items(), ends)}
-        self.task, self.batch = task, WINDOWS[len(preprocessing.size)]
         folder.mkdir(parents=True, exist_ok=True)
         shape = (int(ends[-1]), *preprocessing.size, preprocessing.channels)
         self._folder = folder
         self.images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.float32, shape)
+        self.varied = np.zeros(len(self.images), bool)
 
         def prepare(case: Case) -> None:
             sample = preprocessing.open(case, task)
             for step, place in enumerate(self.places[case]):
                 self.images[place] = sample.inputs(step)[0]
+                self.varied[place] = np.ptp(self.images[place]) > 0
 
         reading = prefetch(prepare, cases)
         for _, result in tqdm(reading, "preparing", len(cases), unit="file", leave=False, disable=quiet or None):
@@ -61,6 +61,20 @@ class Target:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+class Target(Windows):
+    """The windows that several sources are shown, and what is kept of each beside them.
+
+    Attributes:
+        task: what is segmented.
+        batch: windows that predictions are made of at once.
+    """
+
+    def __init__(self, folder: Path, cases: dict[Case, int], preprocessing: Any, task: Task, *, quiet: bool):
+        """As `Windows`."""
+        super().__init__(folder, cases, preprocessing, task, quiet=quiet)
+        self.task, self.batch = task, WINDOWS[len(preprocessing.size)]
 
     def batches(self, places: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:
         """Places in batches of one size, and how many of each count: the last is filled up with its last."""

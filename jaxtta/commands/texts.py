@@ -15,6 +15,9 @@ A model trained at one hospital fails on another scanner's images; jaxtta adapts
                                                 which source suits these images
   jaxtta adapt-multi --sources A B C --images I --out result
                                                 several source models at once, each as far as it suits the images
+  jaxtta pretrain --images I --out encoder      an encoder from images without labels (for train --encoder)
+  jaxtta evaluate-encoder --encoders random A B ... --out result
+                                                which encoder a segmentation makes most of
   jaxtta export --source source --out programs  one update as StableHLO, to run without jaxtta
   jaxtta synthesize --out data                  folders of synthetic images to try things on
 """
@@ -106,4 +109,30 @@ what is written, beside masks, overlays and predictions.csv of the result as ada
   OUT/training.csv           of tgma: loss and weight of the main network after each epoch
   OUT/run.json               versions, configuration, seed, device, digests of the sources, DTM, weights, means
 All images together are one target, whatever their domains.
+"""
+
+PRETRAINED = """what is written:
+  OUT/last                   the encoder, for train --encoder, finetune --source and evaluate-encoder; whitening is
+                             folded into an ordinary norm
+  OUT/training.csv           a row for each epoch: losses, how well the two views of an image agree (alignment) and an
+                             image with the queue (queue_alignment), effective rank of a batch, learning rate, seconds
+  OUT/spectrum.csv           singular values of the covariance of encoder and projector on images kept aside; and
+                             OUT/spectrum.png with the extra plots
+  OUT/resume                 the state that --resume goes on from, a minute old at most
+  OUT/run.json               versions, configuration, seed, device, which files were kept aside, effective ranks
+One file of ten is kept aside, drawn by the seed. A queue longer than a few epochs has images that are their own
+negatives: choose --queue by the number of images.
+"""
+
+EVALUATED = """what is written:
+  OUT/evaluation.csv         a row for each protocol and encoder: mean Dice in percent over the seeds and its 95 %
+                             interval (Student's t); effective rank of the encoder on the test images
+  OUT/scores.csv             a row for each run: Dice of each class, mean over the test files on their own grids
+  OUT/spectrum.csv           singular values of each encoder on the test images; spectrum.png with the extra plots shows
+                             them, and those of the projectors that pretrain wrote beside its encoders
+  OUT/run.json               versions, configuration, device, digests of the encoders, files
+Images are prepared as the encoders' were. Nothing is kept aside to choose an epoch: the last one is scored. Linear
+evaluation shows the images as they are, fine-tuning augments them. What is trained is scored and not kept.
+A seed is that of what is trained here and of the random encoder. How much pre-training itself varies, encoders of
+several pre-trainings show, each an encoder of its own.
 """

@@ -10,7 +10,7 @@ import optax
 
 from jaxtta import checkpoint, run
 from jaxtta.commands import fitting, output
-from jaxtta.core import InputError, Source, Task, paths
+from jaxtta.core import InputError, Source, Task, encoder_of, paths
 from jaxtta.data.kinds import to_dict
 from jaxtta.data.labels import check_labels
 from jaxtta.data.preprocessing import Preprocessing
@@ -76,14 +76,15 @@ def train(plan: Training) -> dict[str, Any]:
     fitting.check_numbers(plan)
     check_labels(plan.preprocessing.mask_values, plan.task)
     model = build({**plan.model, "classes": plan.task.classes, "channels": plan.preprocessing.channels})
-    encoder = None if plan.encoder is None else _encoder(plan.encoder, model)
+    begun = None if plan.encoder is None else checkpoint.load(plan.encoder, kind="encoder")
+    encoder = None if begun is None else encoder_for(model, begun, plan.encoder)
     cases = fitting.labelled(plan, "training")
     plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task, quarter_turns=cases.square))
     identity = {
         "task": dataclasses.asdict(plan.task),
         "model": model.config,
         "preprocessing": to_dict(plan.preprocessing),
-        "encoder": None if plan.encoder is None else checkpoint.load_manifest(plan.encoder)["sha256"],
+        "encoder": None if begun is None else begun.manifest["sha256"],
     }
 
     def compiled(optimiser: optax.GradientTransformation):
@@ -101,20 +102,27 @@ def _save(plan: Training, model: Model, source: Source, state: TrainingState, lo
     fitting.write(source, state, log, plan=plan, model=model, provenance=provenance)
 
 
-def _encoder(path: Path, model: Model) -> Source:
-    """The encoder of a checkpoint, if it is one of this model's shape."""
-    loaded = checkpoint.load(path, kind="encoder")
+def encoder_for(model: Model, loaded: checkpoint.Checkpoint, path: Path) -> Source:
+    """The encoder of a checkpoint, if it is one of this model's shape.
+
+    Args:
+        model: the network it is for.
+        loaded: the checkpoint, of an encoder or a whole network.
+        path: where it is from, for the messages.
+
+    Raises:
+        InputError: the encoder is of another architecture, depth, width or number of channels.
+    """
     for key in loaded.model.config.keys() & model.config.keys() - {"classes", "heads"}:
         theirs, ours = loaded.model.config[key], model.config[key]
         if theirs != ours:
             raise InputError(
                 f"{path}: its encoder has {key} {theirs}, the network {ours}; give the network the same {key}"
             )
-    parts = Source(*({k: v for k, v in tree.items() if k.startswith("encoder")} for tree in loaded.source))
-    own = jax.eval_shape(model.init, jax.random.key(0))
+    parts = encoder_of(loaded.source)
+    own = encoder_of(jax.eval_shape(model.init, jax.random.key(0)))
     for part, whole in zip(parts, own):
         shapes, expected = ({p: a.shape for p, a in zip(paths(t), jax.tree.leaves(t))} for t in (part, whole))
-        expected = {p: shape for p, shape in expected.items() if p[0].startswith("encoder")}
         if shapes != expected:
             raise InputError(
                 f"{path}: its encoder is not of the network's shape; give the network its depth, width and features"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from jaxtta.commands.pretraining import add_labels
 from jaxtta.commands.shared import (
     add_command,
     add_data,
@@ -18,9 +19,10 @@ def add_finetune(commands) -> None:
     """`jaxtta finetune`."""
     summary = "Fine-tune a source model on a few labelled images of another centre."
     parser = add_command(commands, "finetune", summary, _finetune, epilog=TUNED)
-    source = "folder that train, convert or finetune wrote; its task and preprocessing stay"
+    source = "folder that train, convert or finetune wrote, whose task stays, or an encoder of pretrain with --classes"
     parser.add_argument("--source", type=Path, required=True, metavar="CHECKPOINT", help=source)
     add_data(parser, "folders of masks, one for each of --images")
+    add_labels(parser.add_argument_group("what is segmented, where the source is an encoder"), classes=None)
     norm = "ac (AC-Norm, for networks with batch norm) or batch (the norm layers as they are) (ac)"
     parser.add_argument("--norm", default="ac", metavar="NAME", help=norm)
     add_fitting(parser)
@@ -41,11 +43,12 @@ def add_rank(commands) -> None:
     """`jaxtta rank`."""
     summary = "Rank several source models by how well they suit a set of images."
     parser = add_command(commands, "rank", summary, _rank, epilog=f"{METRICS}{RANKED}")
-    sources = "two or more folders that train, convert or finetune wrote; they must segment the same"
+    sources = "two or more folders that train, convert or finetune wrote, or encoders of pretrain with --classes"
     parser.add_argument("--sources", nargs="+", type=Path, required=True, metavar="CHECKPOINT", help=sources)
     add_data(
         parser, "folders of masks, one for each of --images: what ac_corr trains on, what others are compared with"
     )
+    add_labels(parser.add_argument_group("what is segmented, where the sources are encoders"), classes=None)
     by = "ac_corr (an epoch of AC-Norm, needs masks), or a metric without labels, see below (ac_corr)"
     parser.add_argument("--by", default="ac_corr", metavar="NAME", help=by)
     add_fitting(parser.add_argument_group("the epoch of ac_corr"))
