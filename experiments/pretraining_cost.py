@@ -5,8 +5,8 @@ gradient, and full step are timed in turn, round after round in one process; the
 
     python -m experiments.pretraining_cost --size 64 --batch 64
 
-Hardware: any; written for 2 CPU cores. Run time there: one minute. Expected: a ratio of at most 1.15; 0.96 of MoCo and
-0.90 with local loss and decorrelation were measured.
+Hardware: any; written for 2 CPU cores. Run time there: one minute. Expected: a ratio of at most 1.15; 0.96 to 1.00 of
+MoCo and 0.90 with local loss and decorrelation were measured.
 """
 
 import argparse
