@@ -77,7 +77,7 @@ def test_every_method_writes_a_folder_of_mixed_images(command, place, sizes, tmp
     assert [(int(row["height"]), int(row["width"])) for row in rows] == list(sizes.values())
     columns = {"domain", "name", "height", "width", "seconds", "skipped", "dice"}
     columns |= {f"{m}_{c}" for m in ("dice", "asd", "assd", "hd95") for c in ("disc", "cup")}
-    unchanged = {name: set() for name in ("source", "batch_statistics", "progressive_bn")}
+    unchanged = {name: set() for name in ("source", "batch_statistics", "alpha_bn", "progressive_bn")}
     own = {**unchanged, "tent": {"loss", "gradient_norm"}}
     losses = {"auxiliary_loss", "pseudo_loss", "cosine", "rate_factor", "auxiliary_norm", "pseudo_norm"}
     assert set(rows[0]) == columns | own.get(method, losses)

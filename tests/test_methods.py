@@ -9,7 +9,7 @@ from toys import all_finite, assert_trees_close, pictures, toy
 
 from jaxtta import stats
 from jaxtta.core import InputError, norm_affine, partition
-from jaxtta.methods import METHODS, batch_statistics, grata, progressive_bn, source, tent
+from jaxtta.methods import METHODS, alpha_bn, batch_statistics, grata, progressive_bn, source, tent
 from jaxtta.wrappers import episodic, guarded
 
 KEY = jax.random.key(2)
@@ -33,6 +33,27 @@ def test_progressive_bn_blends_with_the_share_of_the_images_seen(tau):
         policy = stats.blend(np.sqrt(n) / (np.sqrt(n) + tau))
         expected = model.apply(variables._asdict(), images[n - 1], stats=policy)[0]["segmentation"]
         np.testing.assert_allclose(output.logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 1.0])
+def test_alpha_bn_blends_with_a_fixed_share(alpha):
+    model, task, variables, space = toy()
+    images = pictures(2, 1, *space, 3)
+    for image, (_, output) in zip(images, along(alpha_bn(model, task, alpha=alpha), variables, images)):
+        expected = model.apply(variables._asdict(), image, stats=stats.blend(alpha))[0]["segmentation"]
+        np.testing.assert_allclose(output.logits, expected, atol=1e-5)
+    image_alone = model.apply(variables._asdict(), images[0], stats=stats.image())[0]["segmentation"]
+    source_alone = model.apply(variables._asdict(), images[0], stats=stats.source())[0]["segmentation"]
+    [(_, output)] = along(alpha_bn(model, task, alpha=alpha), variables, images[:1])
+    assert np.allclose(output.logits, image_alone, atol=1e-5) == (alpha == 1)
+    assert not np.allclose(output.logits, source_alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.5, float("nan")])
+def test_an_alpha_that_is_no_share_says_what_is_expected(alpha):
+    model, task, _, _ = toy()
+    with pytest.raises(InputError, match=f"alpha is {alpha!r}; expected the image's share"):
+        alpha_bn(model, task, alpha=alpha)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -78,7 +99,7 @@ def test_a_tau_that_cannot_be_says_what_is_expected(tau):
         progressive_bn(model, task, tau=tau)
 
 
-@pytest.mark.parametrize("factory", [batch_statistics, progressive_bn])
+@pytest.mark.parametrize("factory", [batch_statistics, alpha_bn, progressive_bn])
 @pytest.mark.parametrize(("dimensions", "norm"), OTHER_NORMS)
 def test_methods_of_batch_statistics_refuse_networks_without_batch_norm(factory, dimensions, norm):
     model, task, _, _ = toy(dimensions, norm=norm)

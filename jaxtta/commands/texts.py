@@ -29,10 +29,12 @@ SETTINGS = """options of the methods (--set key=value):
          optimiser           adam (default), sgd (momentum 0.99, Nesterov) or adamw
          learning_rate       1e-4 by default
          select              norm_affine (default), everything, or a regular expression over parameter paths
+  alpha_bn
+         alpha               share of the image's statistics, 0.5 by default
   progressive_bn
          tau                 1 by default; up to image tau² the source's statistics have the larger share
-batch_statistics and progressive_bn need a source with batch norm; instance and group norm always use the image's own
-statistics, so there choose source, tent or grata.
+batch_statistics, alpha_bn and progressive_bn need a source with batch norm; instance and group norm always use the
+image's own statistics, so there choose source, tent or grata.
 """
 
 ADAPTED = """what is written:

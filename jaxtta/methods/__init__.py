@@ -1,5 +1,6 @@
 """The registry: every method by its name. The command line, the benchmark and the conformance tests iterate over it."""
 
+from jaxtta.methods.alpha_batch_norm import alpha_bn
 from jaxtta.methods.batch_statistics import batch_statistics
 from jaxtta.methods.grata import grata
 from jaxtta.methods.progressive_batch_norm import progressive_bn
@@ -9,6 +10,7 @@ from jaxtta.methods.tent import tent
 METHODS = {
     "source": source,
     "batch_statistics": batch_statistics,
+    "alpha_bn": alpha_bn,
     "progressive_bn": progressive_bn,
     "tent": tent,
     "grata": grata,
