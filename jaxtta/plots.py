@@ -127,10 +127,13 @@ def singular_values(spectra: Mapping[str, Mapping[str, np.ndarray]], path: Path)
     parts = list(dict.fromkeys(part for arm in spectra.values() for part in arm))
     figure = Figure(figsize=(1 + 5 * len(parts), 4), layout="constrained")
     for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts):
-        for number, (arm, values) in enumerate((arm, own[part]) for arm, own in spectra.items() if part in own):
-            shown = np.asarray(values)[np.asarray(values) > 1e-8 * np.max(values, initial=0)]
-            axes.plot(np.arange(1, len(shown) + 1), shown, color=COLOURS[number % len(COLOURS)], label=arm)
+        for number, (arm, own) in enumerate(spectra.items()):
+            values = np.asarray(own.get(part, ()))
+            shown = values[values > 1e-8 * np.max(values, initial=0)]
+            if len(shown):
+                axes.plot(np.arange(1, len(shown) + 1), shown, color=COLOURS[number % len(COLOURS)], label=arm)
         axes.set(title=part, xlabel="place", yscale="log")
-        axes.legend(fontsize="small")
+        if axes.lines:
+            axes.legend(fontsize="small")
     figure.axes[0].set_ylabel("singular value")
     figure.savefig(path, dpi=130)
