@@ -1,4 +1,4 @@
-"""Four CPU devices, strict dtypes and ranks: set before JAX is first imported."""
+"""Four CPU devices, strict dtypes and ranks, programs compiled in a hurry: set before JAX is first imported."""
 
 import os
 
@@ -6,6 +6,16 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)  # saves a third of the processor time
+
+
+@pytest.fixture
+def optimised():
+    """Programs as users have them, for tests of what they take."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -209,7 +209,7 @@ def operations(program):
 
 
 @pytest.mark.parametrize("channels", [64, 512, 2048])
-def test_the_matrix_costs_less_than_the_convolution_beside_it(channels):
+def test_the_matrix_costs_less_than_the_convolution_beside_it(channels, optimised):
     """On a map as small as 4 x 4, one image."""
     mixed, convolved = (operations(program) for program, _ in beside(channels, 4))
     assert 0 < mixed < convolved

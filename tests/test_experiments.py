@@ -5,12 +5,18 @@ judged.
 import csv
 import math
 
-import jax
 import pytest
 from PIL import Image
 from scans import scans
 
-from experiments import hippocampus_shift, prostate_sites, speed, step_cost
+from experiments import (
+    dimensional_collapse,
+    hippocampus_shift,
+    pretraining_cost,
+    prostate_sites,
+    speed,
+    step_cost,
+)
 from jaxtta.core import InputError
 
 pytest_plugins = ("command_line",)
@@ -26,27 +32,19 @@ COLUMNS = {
 }
 
 
-@pytest.fixture
-def quick_to_compile(as_a_user):
-    """Speed is not judged here, so half the time of compilation is saved on optimising."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def make(size):
     """A step of someone else's, as `--compare` takes it."""
     return lambda image: image.reshape(size * size, 3).mean()
 
 
-def test_step_cost_prints_its_table(quick_to_compile, capsys):
+def test_step_cost_prints_its_table(as_a_user, capsys):
     step_cost.main(TINY)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["forward", "gradient", "step"]
     assert "7 forward + 2 gradients" in lines[5] and float(lines[5].split()[-1]) > 0
 
 
-def test_speed_prints_and_saves_all_tables(quick_to_compile, tmp_path, capsys):
+def test_speed_prints_and_saves_all_tables(as_a_user, tmp_path, capsys):
     speed.main(
         [*TINY, "--streams", "1,2", "--images", "2", "--out", str(tmp_path), "--compare", "tests.test_experiments:make"]
     )
@@ -93,7 +91,7 @@ def rows_of(path):
 
 
 @pytest.mark.slow
-def test_hippocampus_shift_trains_adapts_and_tabulates(tmp_path, capsys, quick_to_compile):
+def test_hippocampus_shift_trains_adapts_and_tabulates(tmp_path, capsys, as_a_user):
     data = scans(tmp_path / "data", ((20, 24, 22),) * 4, spacing=(1.0, 1.0, 1.0))
     (data / "images").rename(data / "imagesTr")
     (data / "masks").rename(data / "labelsTr")
@@ -111,7 +109,7 @@ def test_hippocampus_shift_trains_adapts_and_tabulates(tmp_path, capsys, quick_t
 
 
 @pytest.mark.slow
-def test_prostate_sites_reads_the_layout_of_the_release(tmp_path, capsys, quick_to_compile):
+def test_prostate_sites_reads_the_layout_of_the_release(tmp_path, capsys, as_a_user):
     out = tmp_path / "out"
     prostate_sites.main(["--synthesize", "--small", "--epochs", "1", "--out", str(out), "--source-site", "danube"])
     rows = rows_of(out / "table.csv")
@@ -121,3 +119,28 @@ def test_prostate_sites_reads_the_layout_of_the_release(tmp_path, capsys, quick_
     (next((out / "data").glob("*/Case0000.nii.gz"))).unlink()
     with pytest.raises(InputError, match=r"no volume Case0000\.nii\.gz beside it"):
         prostate_sites.main(["--data", str(out / "data"), "--out", str(tmp_path / "again")])
+
+
+def test_pretraining_cost_prints_its_table(as_a_user, capsys):
+    pretraining_cost.main(["--size", "16", "--batch", "4", "--features", "4", "8", "--queue", "8", "--rounds", "1"])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [row[0].strip() for row in rows[2:]] == ["moco", "local, decorrelated"]
+    assert all(float(cell) > 0 for row in rows[2:] for cell in row[1:])
+
+
+@pytest.mark.slow
+def test_dimensional_collapse_compares_all_arms(tmp_path, capsys, as_a_user):
+    call = ["--out", str(tmp_path), "--seeds", "1", "--epochs", "1", "--linear-epochs", "1"]
+    dimensional_collapse.main(call)
+    first = capsys.readouterr().out
+    with open(tmp_path / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["arm"] for row in rows] == ["random", *dimensional_collapse.ARMS]
+    assert all(row["set"] == "abdomen" and float(row["dice"]) >= 0 and float(row["encoder"]) > 1 for row in rows)
+    assert math.isnan(float(rows[0]["projector"])) and all(float(row["projector"]) > 1 for row in rows[1:])
+    assert Image.open(tmp_path / "abdomen" / "spectrum.png").size[0] > 500
+    assert (tmp_path / "table.md").read_text().strip() in first
+    dimensional_collapse.main(call)  # what is there is not computed again
+    assert capsys.readouterr().out == first
+    with pytest.raises(InputError, match="--pretraining and --labelled go together"):
+        dimensional_collapse.main(["--out", str(tmp_path), "--labelled", str(tmp_path)])
