@@ -14,8 +14,9 @@ already is not computed again.
 
     python -m experiments.dimensional_collapse --pretraining AbdomenCT-1K --labelled BTCV --out btcv
 
-takes volumes of AbdomenCT-1K (a folder of .nii.gz files) to learn from and of BTCV (`imagesTr`, `labelsTr`, 13 organs)
-to evaluate on, with the published sizes: ResNet-50, slices of 336 x 336, batch 64, 200 epochs. That is for a GPU.
+takes volumes of AbdomenCT-1K (a folder of .nii.gz files) to learn from and BTCV's training set (`img/img0001.nii.gz`,
+`label/label0001.nii.gz`, 13 organs) to evaluate on, with the published sizes: ResNet-50, slices of 336 x 336, batch 64,
+200 epochs. That is for a GPU.
 
 Reference:
     Hassanpour, Srivastav, Mutter, Padoy, "Overcoming Dimensional Collapse in Self-supervised Contrastive Learning for
@@ -101,11 +102,24 @@ def abdomen(out: Path, epochs: int | None) -> Slices:
     return Slices(task, preprocessing, cases[:40], cases[:3], cases[40:], {**SMALL, "epochs": epochs or 12})
 
 
+def btcv(folder: Path) -> list[Case]:
+    """Volumes and masks of BTCV's training set, which are named `img0001` and `label0001`."""
+    cases = []
+    for image in sorted((folder / "img").glob("img*.nii*")):
+        mask = folder / "label" / image.name.replace("img", "label", 1)
+        if not mask.is_file():
+            raise InputError(f"{image}: no {mask.name} in {mask.parent}; each volume needs its labels")
+        cases.append(Case(image.name, image, mask, "btcv"))
+    if len(cases) < 5:
+        raise InputError(f"{folder}: {len(cases)} volumes img/img0001.nii.gz, ...; expected BTCV's, five or more")
+    return cases
+
+
 def published(unlabelled: Path, labelled: Path, epochs: int | None) -> Slices:
-    """AbdomenCT-1K and BTCV; of the latter's thirty volumes every fifth is scored."""
+    """AbdomenCT-1K and BTCV; of the latter's volumes every fifth is scored."""
     preprocessing = VolumePreprocessing((336, 336), mask_values=tuple(range(len(ORGANS))), intensity="window:-160,240")
     found = find_all([unlabelled], [], preprocessing)
-    cases = decathlon(labelled, preprocessing)
+    cases = btcv(labelled)
     trained = [case for number, case in enumerate(cases) if number % 5 != 4]
     return Slices(
         Task(len(ORGANS), "softmax", ORGANS), preprocessing, found, trained, cases[4::5], {"epochs": epochs or 120}
