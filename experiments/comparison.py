@@ -1,5 +1,6 @@
 """What experiments that compare share: lists of cases, means with intervals, and a table of adaptation methods."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,8 +44,10 @@ def listed(path: Path, cases: Sequence[Case]) -> Path:
 
 
 def interval(values: Sequence[float]) -> str:
-    """The mean and its 95 % interval by Student's t, over the seeds."""
+    """The mean and its 95 % interval by Student's t, over the seeds; a dash where there is no value."""
     mean, _, high = results.interval(values)
+    if math.isnan(mean):
+        return "–"
     return f"{mean:.2f} ± {high - mean:.2f}"
 
 
