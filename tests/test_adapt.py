@@ -78,7 +78,7 @@ def test_every_method_writes_a_folder_of_mixed_images(command, place, sizes, tmp
     columns = {"domain", "name", "height", "width", "seconds", "skipped", "dice"}
     columns |= {f"{m}_{c}" for m in ("dice", "asd", "assd", "hd95") for c in ("disc", "cup")}
     unchanged = {name: set() for name in ("source", "batch_statistics", "alpha_bn", "progressive_bn")}
-    own = {**unchanged, "tent": {"loss", "gradient_norm"}}
+    own = {**unchanged, "tent": {"loss", "gradient_norm"}, "vptta": {"loss", "gradient_norm"}}
     losses = {"auxiliary_loss", "pseudo_loss", "cosine", "rate_factor", "auxiliary_norm", "pseudo_norm"}
     assert set(rows[0]) == columns | own.get(method, losses)
     numbers = [{k: float(v) for k, v in row.items() if k not in ("domain", "name")} for row in rows]

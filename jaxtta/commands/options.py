@@ -72,7 +72,7 @@ def build_method(
         raise InputError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(known) or '(none)'}")
     parameters = inspect.signature(METHODS[name]).parameters
     keywords: dict[str, object] = {
-        k: _positive(k, v) if isinstance(parameters[k].default, float) else v
+        k: PARSED.get(type(parameters[k].default), _as_it_is)(k, v)
         for k, v in settings.items()
         if k not in ("optimiser", "learning_rate", "select")
     }
@@ -98,6 +98,25 @@ def _positive(key: str, text: str | float) -> float:
     if not 0 < value < float("inf"):
         raise InputError(f"{key} is {text!r}; expected a positive number, as in 1e-4")
     return value
+
+
+def _whole(key: str, text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise InputError(f"{key} is {text!r}; expected a whole number from 1 on, as in 16")
+    return int(text)
+
+
+def _truth(key: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise InputError(f"{key} is {text!r}; expected true or false")
+    return text.lower() == "true"
+
+
+def _as_it_is(key: str, text: str) -> str:
+    return text
+
+
+PARSED = {float: _positive, int: _whole, bool: _truth}  # by the type of a keyword's default
 
 
 def _selection(text: str) -> Select:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxtta.commands.arguments import seed, size, spacing, values, words
 
-METHODS = ("source", "batch_statistics", "alpha_bn", "progressive_bn", "tent", "grata")
+METHODS = ("source", "batch_statistics", "alpha_bn", "progressive_bn", "tent", "vptta", "grata")
 
 
 def plan(kind: type, options: argparse.Namespace, **own):

@@ -51,7 +51,9 @@ def _words(task: Task) -> str:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Paths without the folders that all have in common at either end."""
+    """Paths without the folders that all have in common at either end; of a single one, the run it is of."""
+    if len(paths) == 1:
+        return [paths[0].parent.name if paths[0].name in ("best", "last") else paths[0].name]
     parts = [path.parts for path in paths]
     shortest = min(map(len, parts))
     first = next((i for i in range(shortest) if len({p[i] for p in parts}) > 1), shortest - 1)

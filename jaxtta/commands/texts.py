@@ -33,8 +33,16 @@ SETTINGS = """options of the methods (--set key=value):
          alpha               share of the image's statistics, 0.5 by default
   progressive_bn
          tau                 1 by default; up to image tau² the source's statistics have the larger share
-batch_statistics, alpha_bn and progressive_bn need a source with batch norm; instance and group norm always use the
-image's own statistics, so there choose source, tent or grata.
+  vptta
+         alpha               the prompt's share of each axis of the spectrum, 0.01 by default
+         warm_up             5 by default; up to image warm_up² the image's statistics have the larger share
+         bank, neighbours    entries of the memory, 40, and how many of them a prompt starts from, 16
+         extra_entry, off_centre
+                             true for what the released code does; false by default
+         optimiser, learning_rate
+                             Adam 0.05 (0.9, 0.99) by default; if one of the two is set, the other is as above
+batch_statistics, alpha_bn, progressive_bn and vptta need a source with batch norm; instance and group norm always use
+the image's own statistics, so there choose source, tent or grata.
 """
 
 ADAPTED = """what is written:

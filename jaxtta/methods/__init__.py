@@ -6,6 +6,7 @@ from jaxtta.methods.grata import grata
 from jaxtta.methods.progressive_batch_norm import progressive_bn
 from jaxtta.methods.source import source
 from jaxtta.methods.tent import tent
+from jaxtta.methods.vptta import vptta
 
 METHODS = {
     "source": source,
@@ -13,5 +14,6 @@ METHODS = {
     "alpha_bn": alpha_bn,
     "progressive_bn": progressive_bn,
     "tent": tent,
+    "vptta": vptta,
     "grata": grata,
 }
