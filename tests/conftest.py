@@ -19,3 +19,10 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs do not outlive their test file: the suite's would fill gigabytes."""
+    yield
+    jax.clear_caches()
