@@ -1,25 +1,49 @@
 """Statistics policies: with which mean and variance a norm layer normalises.
 
-A policy is two functions of one norm layer. `init(source)` makes the layer's memory from its source moments (an empty
+A policy is functions of one norm layer. `init(source)` makes the layer's memory from its source moments (an empty
 tuple for most); `mix(image, source, memory) -> (moments, memory)` chooses the moments to normalise with and carries the
 memory on. The moments of the image are those of the whole batch given to the network; an unused argument costs nothing
-once compiled.
+once compiled. A third function, `measure(x)`, takes the image's moments of a batch norm.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxtta.core import Moments, Tree
+from jaxtta.core import Array, Moments, Tree
+
+
+def measured(x: Array, *, axes: tuple[int, ...] | None = None, centre: Callable[..., Array] = jnp.mean) -> Moments:
+    """Centre, and mean square about it, over all axes but the last unless said otherwise: two passes, no cancellation.
+
+    Args:
+        x: `[batch, *space, channels]`.
+        axes: to take them over.
+        centre: `(x, axes, keepdims=True) -> centre`.
+    """
+    axes = axes or tuple(range(x.ndim - 1))
+    middle = centre(x, axes, keepdims=True)
+    variance = jnp.mean(jnp.square(x - middle), axes)
+    return Moments(middle.reshape(variance.shape), variance, math.prod(x.shape[axis] for axis in axes))
 
 
 class Policy(NamedTuple):
-    """A statistics policy, see the module docstring."""
+    """A statistics policy, see the module docstring.
+
+    Attributes:
+        init: `(source) -> memory` of one layer.
+        mix: `(image, source, memory) -> (moments, memory)`.
+        measure: `(x) -> image`, the moments of a batch norm's input `[batch, *space, channels]`, or a tuple that begins
+            like `Moments`. Whitening and norms of each image alone measure for themselves.
+    """
 
     init: Callable[[Moments], Any]
     mix: Callable[[Moments, Moments, Any], tuple[Moments, Any]]
+    measure: Callable[[Array], Any] = measured
 
 
 def _nothing(source: Moments) -> tuple:
@@ -38,6 +62,15 @@ def image() -> Policy:
         Nado et al., "Evaluating Prediction-Time Batch Normalization for Robustness under Covariate Shift", 2020.
     """
     return Policy(_nothing, lambda image, source, memory: (image, memory))
+
+
+def median() -> Policy:
+    """The moments of the current image about its median: few values far from the others hardly move the centre.
+
+    Reference:
+        Park, Hwang, Mun, Park, Ok, "MedBN: Robust Test-Time Adaptation against Malicious Test Samples", CVPR 2024.
+    """
+    return image()._replace(measure=functools.partial(measured, centre=jnp.median))
 
 
 def _blended(image: Moments, source: Moments, weight) -> Moments:

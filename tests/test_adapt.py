@@ -77,8 +77,18 @@ def test_every_method_writes_a_folder_of_mixed_images(command, place, sizes, tmp
     assert [(int(row["height"]), int(row["width"])) for row in rows] == list(sizes.values())
     columns = {"domain", "name", "height", "width", "seconds", "skipped", "dice"}
     columns |= {f"{m}_{c}" for m in ("dice", "asd", "assd", "hd95") for c in ("disc", "cup")}
-    unchanged = {name: set() for name in ("source", "batch_statistics", "alpha_bn", "progressive_bn")}
+    unchanged = {name: set() for name in ("source", "batch_statistics", "alpha_bn", "progressive_bn", "medbn")}
     own = {**unchanged, "tent": {"loss", "gradient_norm"}, "vptta": {"loss", "gradient_norm"}}
+    own["diga"] = {"confident"}
+    own |= {"intent": {"image_share"}, "dua": {"momentum"}}
+    own["domain_adaptor"] = {"loss", "gradient_norm", "source_share"}
+    own["sictta"] = {"consistency", "entered"}
+    own["dltta"] = {"loss", "gradient_norm", "rate_factor"}
+    own["cotta"] = {"loss", "gradient_norm", "confidence", "averaged"}
+    own["rotta"] = {"loss", "gradient_norm", "uncertainty", "entries"}
+    own["eata"] = {"loss", "penalty", "gradient_norm", "reliable", "kept"}
+    own["sar"] = {"loss", "sharp_loss", "gradient_norm", "reliable", "returned", "average"}
+    own["memo"] = {"loss", "gradient_norm"}
     losses = {"auxiliary_loss", "pseudo_loss", "cosine", "rate_factor", "auxiliary_norm", "pseudo_norm"}
     assert set(rows[0]) == columns | own.get(method, losses)
     numbers = [{k: float(v) for k, v in row.items() if k not in ("domain", "name")} for row in rows]
@@ -202,6 +212,9 @@ SETTINGS = {
         "select": "encoder.*scale",
     },
     "tent": {"optimiser": "adamw", "learning_rate": "0.001", "select": "everything"},
+    "diga": {"statistics": "0.7", "history": "0.6", "classifier": "0.5", "confidence": "0.6", "momentum": "0.2"},
+    "sictta": {"pool": "4", "neighbours": "2", "contrast": "0.3"},
+    "dltta": {"bank": "4", "neighbours": "2", "optimiser": "sgd", "learning_rate": "0.01", "select": "everything"},
 }
 
 

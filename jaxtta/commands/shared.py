@@ -6,7 +6,27 @@ from pathlib import Path
 
 from jaxtta.commands.arguments import seed, size, spacing, values, words
 
-METHODS = ("source", "batch_statistics", "alpha_bn", "progressive_bn", "tent", "vptta", "grata")
+METHODS = (
+    "source",
+    "batch_statistics",
+    "alpha_bn",
+    "progressive_bn",
+    "medbn",
+    "intent",
+    "dua",
+    "tent",
+    "eata",
+    "sar",
+    "memo",
+    "vptta",
+    "diga",
+    "domain_adaptor",
+    "sictta",
+    "dltta",
+    "cotta",
+    "rotta",
+    "grata",
+)
 
 
 def plan(kind: type, options: argparse.Namespace, **own):

@@ -29,10 +29,29 @@ SETTINGS = """options of the methods (--set key=value):
          optimiser           adam (default), sgd (momentum 0.99, Nesterov) or adamw
          learning_rate       1e-4 by default
          select              norm_affine (default), everything, or a regular expression over parameter paths
+  eata, sar
+         margin              entropy below which a pixel counts, as a share of the largest, 0.4 by default
+         optimiser, learning_rate, select
+                             as of tent
+  eata   distance            from the mean prediction, below which a pixel is redundant, 0.05 by default
+         anchor              weight of the distance to the source, 2000 by default
+  sar    radius              length of the step up, 0.05 by default
+         reset               entropy in nats below which the source returns, 0.2 by default: nearly always; 0.02 suits
+                             two classes better
+  memo   optimiser, learning_rate, select
+                             SGD 2.5e-4 without momentum and everything by default; if one of the first two is set, the
+                             other is as above
   alpha_bn
          alpha               share of the image's statistics, 0.5 by default
   progressive_bn
          tau                 1 by default; up to image tau² the source's statistics have the larger share
+  dua
+         momentum, decay, floor
+                             share of an image in the statistics: 0.1 · 0.94ⁿ + 0.005 at image n
+  domain_adaptor
+         temperature         of the entropy, in deviations of the logits, 2 by default
+         optimiser, learning_rate
+                             SGD 1e-3 by default; if one of the two is set, the other is as above
   vptta
          alpha               the prompt's share of each axis of the spectrum, 0.01 by default
          warm_up             5 by default; up to image warm_up² the image's statistics have the larger share
@@ -41,8 +60,26 @@ SETTINGS = """options of the methods (--set key=value):
                              true for what the released code does; false by default
          optimiser, learning_rate
                              Adam 0.05 (0.9, 0.99) by default; if one of the two is set, the other is as above
-batch_statistics, alpha_bn, progressive_bn and vptta need a source with batch norm; instance and group norm always use
-the image's own statistics, so there choose source, tent or grata.
+  diga   statistics, history, classifier
+                             shares of the source's statistics, of the stream's prototypes and of the classifier, 0.8
+         confidence, momentum
+                             of the pixels that make a prototype, 0.9; of a new image in the stream's, 0.1
+  sictta pool, neighbours    images that the pool holds, 40; and that the statistics are taken with, 5
+         contrast            how far the contrast is changed to choose them, 0.5
+  dltta  bank, neighbours    images that the bank holds, 40, and that a prediction is compared with, 5
+         optimiser, learning_rate, select
+                             Adam 1e-3 and norm_affine by default; if one of the first two is set, the other is as above
+  cotta  threshold           confidence of the source below which predictions are averaged over views, 0.9 by default
+         restore             probability that a parameter returns to the source's, 0.01
+  rotta  alpha               share of a batch in the running statistics, 0.05 by default
+         bank, batch         images that the bank holds, 64, and that an update takes of them, 4
+  cotta, rotta
+         teacher_rate        share of the student in the teacher, 0.001 by default
+         optimiser, learning_rate, select
+                             cotta Adam 1e-4 and everything, rotta Adam 1e-3 and norm_affine by default; if one of the
+                             first two is set, the other is as above
+batch_statistics, alpha_bn, progressive_bn, medbn, intent, dua, domain_adaptor, diga, sictta and vptta need a source
+with batch norm; instance and group norm always use the image's own statistics, so there choose source, tent or grata.
 """
 
 ADAPTED = """what is written:

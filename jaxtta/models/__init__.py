@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxtta import stats as statistics
 from jaxtta.core import Array, InputError, Key, Source, Tree, paths
-from jaxtta.models.heads import FEATURES, HEADS
+from jaxtta.models.heads import FEATURES, HEADS, PIXELS
 from jaxtta.models.layers import NORMS
 from jaxtta.models.resunet import BLOCKS, ResUNet
 from jaxtta.models.unet import UNet
@@ -26,7 +26,8 @@ class Model(NamedTuple):
         apply: `(variables, images, *, stats, heads=("segmentation",)) -> ({head: array}, memory)`. `variables` has
             `params`, `batch_stats` and optionally `memory` (of the statistics policy; made afresh when absent). Any
             size of image: the input is padded by its edge to a multiple of the stride and the outputs are cropped back.
-            Among the heads may be `"features"`, the deepest map, of the padded image and not cropped; and `variables`
+            Among the heads may be `"features"`, the deepest map, of the padded image and not cropped; beside
+            `"segmentation"` also `"pixels"`, the finest map, of which that is a 1x1 convolution; and `variables`
             may have `perturbations`, `{"deepest": array}` of its shape, which is added to it: the gradient with respect
             to that array is the one with respect to the map.
         init: `(key) -> Source`, random weights in float32.
@@ -63,7 +64,7 @@ def build(config: dict[str, Any]) -> Model:
     _check_whitening(module.whitening, norm, module.deepest_channels)
 
     def apply(variables: Tree, images: Array, *, stats: statistics.Policy, heads: tuple[str, ...] = ("segmentation",)):
-        require_heads(module.heads, tuple(head for head in heads if head != FEATURES))
+        require_heads(module.heads, tuple(head for head in heads if head not in (FEATURES, PIXELS)))
         space = images.shape[1:-1]
         extra = [-n % module.stride for n in space]
         if any(extra):

@@ -23,9 +23,9 @@ NORMS = ("batch", "instance", "group")
 class Norm(nn.Module):
     """`scale · (x − mean) / √(variance + ε) + shift` with the moments that the statistics policy chooses.
 
-    Batch norm takes its moments over batch and space, one per channel, and asks the policy to mix them with the
-    source's. Instance and group norm take theirs from each image alone and keep no source moments, so there is nothing
-    to mix: the policy is not asked. The variance is two-pass, in float32 or better.
+    Batch norm takes its moments over batch and space, one per channel, as the policy measures them, and asks the policy
+    to mix them with the source's. Instance and group norm take theirs from each image alone and keep no source moments,
+    so there is nothing to mix: the policy is not asked. The variance is two-pass, in float32 or better.
 
     Whitening is batch norm with a covariance in the place of the variance: `scale · W (x − mean) + shift` with
     `W = (covariance + ε I)^(−1/2)`. Its moments are the mean `[channels]` and the covariances `[groups, n, n]` of
@@ -52,7 +52,7 @@ class Norm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,), precise)
         shift = self.param("shift", nn.initializers.zeros, (channels,), precise)
         if self.kind == "batch":
-            mean, variance, _ = self._mixed(_moments(x, tuple(range(x.ndim - 1))))
+            mean, variance, _ = self._mixed(self.policy.measure(x))
         elif self.kind == "whitening":
             mean, together, _ = self._mixed(_joint_moments(x, self.groups))
             white = whitened(x - _wide(mean, x), whitening_matrix_here(together))
@@ -74,12 +74,6 @@ class Norm(nn.Module):
         return moments
 
 
-def _moments(x: Array, axes: tuple[int, ...]) -> Moments:
-    mean = jnp.mean(x, axes, keepdims=True)
-    variance = jnp.mean(jnp.square(x - mean), axes)
-    return Moments(mean.reshape(variance.shape), variance, math.prod(x.shape[axis] for axis in axes))
-
-
 def _joint_moments(x: Array, groups: int) -> Moments:
     mean = jnp.mean(x, tuple(range(x.ndim - 1)))
     return Moments(mean, covariance(x - _wide(mean, x), groups=groups), math.prod(x.shape[:-1]))
@@ -87,7 +81,7 @@ def _joint_moments(x: Array, groups: int) -> Moments:
 
 def _of_each(x: Array, groups: int) -> tuple[Array, Array]:
     """Mean and variance over space and the channels of a group, for each image, `[batch, 1, ..., channels]`."""
-    moments = _moments(x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups), (1, 3))
+    moments = stats.measured(x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups), axes=(1, 3))
     shape = (x.shape[0],) + (1,) * (x.ndim - 2) + (x.shape[-1],)
     return tuple(jnp.repeat(part, x.shape[-1] // groups, axis=1).reshape(shape) for part in moments[:2])
 

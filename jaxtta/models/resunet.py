@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from jaxtta import stats
 from jaxtta.core import Array
-from jaxtta.models.heads import DEEPEST, FEATURES, IMAGE_HEADS, ImageHead, RotationHead
+from jaxtta.models.heads import DEEPEST, FEATURES, IMAGE_HEADS, PIXELS, ImageHead, RotationHead
 from jaxtta.models.layers import Double, Norm, convolution
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -127,6 +127,7 @@ class ResUNet(nn.Module):
             x = Double(self.width // 2, name="decoder5")(x)
             x = nn.relu(Norm(self.policy, name="decoder5_norm")(x))
             outputs["segmentation"] = convolution(self.classes, 1, 2, name="segmentation")(x)
+            outputs |= {PIXELS: x} if PIXELS in heads else {}
         for head in IMAGE_HEADS:
             if head in heads:
                 finer = head == "super_resolution"

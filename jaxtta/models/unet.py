@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jaxtta import stats
 from jaxtta.core import Array
-from jaxtta.models.heads import DEEPEST, FEATURES, IMAGE_HEADS, ImageHead, RotationHead
+from jaxtta.models.heads import DEEPEST, FEATURES, IMAGE_HEADS, PIXELS, ImageHead, RotationHead
 from jaxtta.models.layers import Double, Norm, convolution
 
 
@@ -79,6 +79,7 @@ class UNet(nn.Module):
                 y = jnp.concatenate([Double(features, name=f"up{i}")(y), maps[i - 1]], axis=-1)
                 y = Pair(features, self.policy, self.norm, name=f"decoder{i}")(y)
             outputs["segmentation"] = convolution(self.classes, 1, self.dimensions, name="segmentation")(y)
+            outputs |= {PIXELS: y} if PIXELS in heads else {}
         for head in IMAGE_HEADS:
             if head in heads:
                 doublings, finer = len(self.features) - 1, head == "super_resolution"
