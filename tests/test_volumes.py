@@ -304,12 +304,18 @@ def test_senseless_settings(values):
         VolumePreprocessing(**{"size": (8, 8), **values})
 
 
+class Places(Sample):
+    """A sample of which nothing but the places of its windows is asked."""
+
+    prepared = prepared_labels = index = restore = None
+
+
 def test_every_window_is_given_once():
     """The pieces of all steps are the windows of all blocks, in order, whatever the batch."""
     for blocks, length, batch in itertools.product((1, 2, 5), (4, 9, 13), (1, 2, 3, 7, 40)):
         case = Case("c", None, None, "")
         grids = {"shape": (blocks, length), "spacing": 1.0, "working": (length,), "window": (4,)}
-        sample = Sample(case, reference=None, blocks=blocks, batch=batch, **grids)
+        sample = Places(case, reference=None, blocks=blocks, batch=batch, **grids)
         pieces = [piece for step in range(sample.steps) for piece in sample.pieces(step)]
         expected = list(itertools.product(range(blocks), range(len(sample.places))))
         assert list(dict.fromkeys(pieces)) == expected and len(pieces) - len(expected) < batch
