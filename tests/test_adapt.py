@@ -23,7 +23,7 @@ from folders import (
 
 from jaxtta import metrics
 from jaxtta.commands import options as options_module
-from jaxtta.commands import serving, writing
+from jaxtta.commands import pipeline, writing
 from jaxtta.methods import METHODS
 from jaxtta.objectives import OBJECTIVES
 
@@ -329,7 +329,7 @@ def test_a_killed_run_is_resumed_to_the_same_results(command, place, whole, tmp_
     if not whole.exists():
         succeeded(command(*grata_call(place, whole)))
     if saving:
-        monkeypatch.setattr(serving, "SAVE_SECONDS", 0.0)
+        monkeypatch.setattr(pipeline, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         Kill(patch, after)
         said = command(*grata_call(place, out))
@@ -477,7 +477,7 @@ def test_domains_of_a_list_side_by_side(command, place, tmp_path):
 def test_killed_streams_are_resumed_to_the_same_results(command, place, tmp_path, monkeypatch, after, devices):
     layout = (*TENT, "--streams", 2, "--devices", devices)
     out = tmp_path / "out"
-    monkeypatch.setattr(serving, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         Kill(patch, after)
         assert command(*three_domains(place, out, *layout)).status == 130

@@ -10,7 +10,7 @@ from folders import pixels, record, refused, succeeded, table, timeless
 from scans import SHAPE, anatomy, load_canonical, save_volume, scans, volume_model
 
 from jaxtta import metrics
-from jaxtta.commands import serving, writing
+from jaxtta.commands import pipeline, serving, writing
 from jaxtta.core import Output, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
@@ -232,7 +232,7 @@ def test_volumes_side_by_side_are_the_same_as_one_after_the_other(command, place
 
 def stopped(monkeypatch, command, call, *, at):
     """Runs and is interrupted as the prediction of the step of that number arrives."""
-    add, seen = serving.Assembly.add, []
+    add, seen = pipeline.Assembly.add, []
 
     def counted(self, step, probabilities):
         if len(seen) == at:
@@ -241,7 +241,7 @@ def stopped(monkeypatch, command, call, *, at):
         add(self, step, probabilities)
 
     with monkeypatch.context() as patch:
-        patch.setattr(serving.Assembly, "add", counted)
+        patch.setattr(pipeline.Assembly, "add", counted)
         assert call().status == 130
 
 
@@ -254,7 +254,7 @@ def test_a_killed_run_is_resumed_to_the_same_results(command, place, tmp_path, m
     if not whole.exists():
         succeeded(call(whole, *options))
     out = tmp_path / "out"
-    monkeypatch.setattr(serving, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "SAVE_SECONDS", 0.0)
     saves, save = [], serving.checkpoint.save_state
 
     def saved(path, state, metadata):
@@ -288,7 +288,7 @@ def test_a_killed_run_is_resumed_to_the_same_results(command, place, tmp_path, m
 def test_a_finished_run_of_volumes_is_resumed_without_computing_anything(command, place, tmp_path, monkeypatch):
     data = of(place, "south")
     succeeded(adapt(command, place / "slices", tmp_path, *SOURCE, **data))
-    monkeypatch.setattr(serving.Assembly, "add", None)
+    monkeypatch.setattr(pipeline.Assembly, "add", None)
     succeeded(adapt(command, place / "slices", tmp_path, *SOURCE, "--resume", **data))
     refused(adapt(command, place / "slices", tmp_path, *SOURCE, "--resume", "--batch", 2, **data), "batch", "8", "2")
 
