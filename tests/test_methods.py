@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toys import all_finite, assert_trees_close, pictures, toy
+from toys import all_finite, assert_trees_close, pictures, random_source, toy
 
 from jaxtta import stats
-from jaxtta.core import InputError, norm_affine, partition
+from jaxtta.core import InputError, Task, norm_affine, partition
 from jaxtta.methods import METHODS, alpha_bn, batch_statistics, grata, progressive_bn, source, tent
+from jaxtta.models import build
+from jaxtta.models.heads import HEADS
 from jaxtta.wrappers import episodic, guarded
 
 KEY = jax.random.key(2)
@@ -25,6 +27,21 @@ def along(method, variables, images):
         state, output = step(KEY, variables, state, image)
         history.append((state, output))
     return history
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_leaves_heads_alone_that_it_does_not_ask_for(name):
+    """A ResUNet's other heads have norm layers of their own, which segmentation does not pass through."""
+    task = Task(2)
+    model = build({"architecture": "resunet", "classes": 2, "depth": 18, "width": 4, "channels": 3, "heads": HEADS})
+    takes_optimiser = "optimiser" in inspect.signature(METHODS[name]).parameters
+    options = {"optimiser": optax.sgd(1e-2)} if takes_optimiser else {}
+    method, variables = METHODS[name](model, task, **options), random_source(model)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    state = jax.eval_shape(method.init, variables, images)
+    after, output = jax.eval_shape(method.step, KEY, variables, state, images)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert output.logits.shape == (1, 32, 32, 2)
 
 
 @pytest.mark.parametrize("tau", [1.0, 3.0])

@@ -55,7 +55,8 @@ def intent(model, task: Task) -> Method:
         return IntentState()
 
     def integrated(source: Source, images: Array) -> tuple[Array, Array]:
-        measured = stats.remembered(model.apply(source._asdict(), images, stats=measure)[1], source.batch_stats)
+        variables = {**source._asdict(), "memory": stats.initial_memory(measure, source.batch_stats)}
+        measured = stats.remembered(model.apply(variables, images, stats=measure)[1], source.batch_stats)
 
         def under(share: Array) -> Array:
             mixed = jax.tree.map(lambda s, i: (1 - share) * s + share * i, source.batch_stats, measured)
