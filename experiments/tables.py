@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtta import plots
+from jaxtta.benchmark.tables import grid
 from jaxtta.core import InputError
 
 Row = dict[str, Any]
@@ -14,10 +15,7 @@ Row = dict[str, Any]
 def printed(name: str, rows: list[Row], notes: list[str]) -> str:
     """A table as Markdown that reads as text too, its notes below."""
     cells = [list(rows[0]), *([show(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = ["| " + " | ".join(cell.rjust(width) for cell, width in zip(line, widths)) + " |" for line in cells]
-    lines.insert(1, "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
-    return "\n".join([f"## {name}", "", *lines, "", *(f"{note}." for note in notes), ""])
+    return "\n".join([f"## {name}", "", grid(cells), "", *(f"{note}." for note in notes), ""])
 
 
 def show(value: Any) -> str:

@@ -1,14 +1,12 @@
 """Scores of a segmentation against its reference, in NumPy and SciPy.
 
-Every function takes the boolean masks `prediction` and `reference` of one class of one image, `[*space]`, 2-D or 3-D.
-Distances are in the unit of `spacing`, the size of a pixel along each axis of the array: millimetres, or pixels with
-`spacing=1.0`. The surface of a mask is the mask less its erosion by the cross (connectivity 1); beyond the array
-nothing is set, so a mask that touches the array's edge has a surface there. A distance is measured from a surface
-pixel to the nearest surface pixel of the other mask, as in MedPy. The surface distances of an empty mask are
-undefined: they are NaN, which the caller leaves out of a mean knowingly.
+All but the calibration errors take the boolean masks `prediction` and `reference` of one class of one image,
+`[*space]`, 2-D or 3-D. Distances are in the unit of `spacing`, the size of a pixel along each axis of the array:
+millimetres, or pixels with `spacing=1.0`. The surface of a mask is the mask less its erosion by the cross
+(connectivity 1); beyond the array nothing is set, so a mask that touches the array's edge has a surface there. A
+distance is measured from a surface pixel to the nearest surface pixel of the other mask, as in MedPy. The surface
+distances of an empty mask are undefined: they are NaN, which the caller leaves out of a mean knowingly.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -18,8 +16,11 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
 
+from jaxtta.core import Task
+
 Mask = np.ndarray
 Spacing = float | Sequence[float]
+BLOCK = 1 << 16  # values binned at once: they stay in the cache, and only they become float64
 
 
 class SurfaceDistances(NamedTuple):
@@ -29,7 +30,8 @@ class SurfaceDistances(NamedTuple):
         average: mean distance from the surface of the prediction to that of the reference (ASD).
         average_symmetric: mean distance in both directions (ASSD).
         hausdorff: the largest distance in either direction (HD).
-        hausdorff_95: the 95th percentile of the distances of both directions taken together (HD95).
+        hausdorff_95: the 95th percentile of the distances of both directions taken together, interpolated linearly
+            (HD95). So in MedPy; others take the larger of the two directions' percentiles, which is another figure.
     """
 
     average: float
@@ -62,7 +64,7 @@ def dice(prediction: Mask, reference: Mask, *, empty: float = math.nan) -> float
 def surface_distances(
     prediction: Mask, reference: Mask, *, spacing: Spacing, definition: str = "pooled"
 ) -> SurfaceDistances:
-    """All the surface distances from one pair of nearest-neighbour searches; for one of them see the functions below.
+    """All the surface distances from one pair of nearest-neighbour searches.
 
     Args:
         prediction: boolean mask `[*space]`.
@@ -78,17 +80,13 @@ def surface_distances(
     sampling = _sampling(prediction, reference, spacing)
     surfaces = _surfaces(prediction, reference)
     if surfaces is None:
-        return SurfaceDistances(math.nan, math.nan, math.nan, math.nan)
+        return SurfaceDistances(*[math.nan] * 4)
     to_reference = _distances(surfaces[0], surfaces[1], sampling)
     to_prediction = _distances(surfaces[1], surfaces[0], sampling)
     pooled = np.concatenate([to_reference, to_prediction])
     symmetric = pooled.mean() if definition == "pooled" else (to_reference.mean() + to_prediction.mean()) / 2
-    return SurfaceDistances(
-        average=float(to_reference.mean()),
-        average_symmetric=float(symmetric),
-        hausdorff=float(pooled.max()),
-        hausdorff_95=float(np.percentile(pooled, 95)),
-    )
+    values = to_reference.mean(), symmetric, pooled.max(), np.percentile(pooled, 95)
+    return SurfaceDistances(*(float(value) for value in values))
 
 
 def average_surface_distance(prediction: Mask, reference: Mask, *, spacing: Spacing) -> float:
@@ -135,42 +133,6 @@ def average_symmetric_surface_distance(
     return surface_distances(prediction, reference, spacing=spacing, definition=definition).average_symmetric
 
 
-def hausdorff_distance(prediction: Mask, reference: Mask, *, spacing: Spacing) -> float:
-    """HD: the largest distance from a surface pixel of either mask to the surface of the other.
-
-    Args:
-        prediction: boolean mask `[*space]`.
-        reference: boolean mask `[*space]`.
-        spacing: size of a pixel, one number for every axis or one number an axis.
-
-    Returns:
-        A distance in the unit of the spacing; NaN if either mask is empty.
-
-    Raises:
-        ValueError: the masks are not boolean, of one shape, and 2-D or 3-D; a bad spacing.
-    """
-    return surface_distances(prediction, reference, spacing=spacing).hausdorff
-
-
-def hausdorff_distance_95(prediction: Mask, reference: Mask, *, spacing: Spacing) -> float:
-    """HD95: the 95th percentile of the surface distances of both directions taken together, interpolated linearly.
-
-    So in MedPy; others take the larger of the two directions' percentiles, which is another figure.
-
-    Args:
-        prediction: boolean mask `[*space]`.
-        reference: boolean mask `[*space]`.
-        spacing: size of a pixel, one number for every axis or one number an axis.
-
-    Returns:
-        A distance in the unit of the spacing; NaN if either mask is empty.
-
-    Raises:
-        ValueError: the masks are not boolean, of one shape, and 2-D or 3-D; a bad spacing.
-    """
-    return surface_distances(prediction, reference, spacing=spacing).hausdorff_95
-
-
 def reference_dice(prediction: Mask, reference: Mask) -> float:
     """Dice as the release of GraTa prints it, `100 (2 |P ∩ R| + s) / (|P| + |R| + s)` with `s = 1e-6`.
 
@@ -209,8 +171,7 @@ def reference_assd(prediction: Mask, reference: Mask) -> float:
     Raises:
         ValueError: the masks are not boolean, of one shape, and 2-D or 3-D.
 
-    Reference: the code released with Z. Chen, Y. Ye, Y. Pan and Y. Xia, "Gradient Alignment Improves Test-Time
-    Adaptation for Medical Image Segmentation", AAAI, 2025.
+    Reference: that of `reference_dice`.
     """
     _check_masks(prediction, reference)
     if any(not mask.any() or mask.all() for mask in (prediction, reference)):
@@ -242,13 +203,64 @@ def score(prediction: Mask, reference: Mask, *, spacing: Spacing) -> dict[str, f
     }
 
 
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) -> float:
+    """ECE: expected calibration error, `Σ_b |B_b| / n · |accuracy(B_b) − confidence(B_b)|` over bins of equal width.
+
+    Args:
+        confidence: what a prediction says of its own probability to be right, floating point in 0 .. 1, of any shape.
+        correct: whether it is right, boolean, of the same shape.
+        bins: bin b of 1 .. bins holds the confidences in `((b − 1) / bins, b / bins]`, the first one 0 too.
+
+    Returns:
+        An error in 0 .. 1; NaN if there are no values, or one of them is NaN.
+
+    Raises:
+        ValueError: the arrays are not of the same shape and of these types; a confidence is not in 0 .. 1.
+
+    Reference: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural Networks", ICML, 2017.
+    """
+    if confidence.shape != correct.shape or confidence.dtype.kind != "f" or correct.dtype != np.bool_:
+        found = f"{confidence.dtype} {list(confidence.shape)} and {correct.dtype} {list(correct.shape)}"
+        raise ValueError(f"confidence and correct must be floating point and boolean, of one shape, got {found}")
+    if not confidence.size or np.isnan(confidence.max()):
+        return math.nan
+    if confidence.min() < -1e-3 or confidence.max() > 1 + 1e-3:  # softmax and resizing may round beyond the ends
+        raise ValueError(f"a confidence is in 0 .. 1, got {confidence.min():.4g} .. {confidence.max():.4g}")
+    gaps, every, right = np.zeros(bins), confidence.reshape(-1), correct.reshape(-1)
+    for start in range(0, every.size, BLOCK):
+        some = every[start : start + BLOCK]
+        number = np.clip(np.ceil(some * bins) - 1, 0, bins - 1).astype(np.intp)
+        gaps += np.bincount(number, some - right[start : start + BLOCK], bins)
+    return float(np.abs(gaps).sum() / every.size)
+
+
+def calibration(task: Task, probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Calibration error of one image in percent, with 15 bins.
+
+    Softmax: the confidence is the largest probability, and right is where the most probable class is the reference's.
+    Sigmoid: the mean over channels; the confidence is `max(p, 1 − p)`, right is where `p > ½` equals the reference's.
+
+    Args:
+        task: what is segmented.
+        probabilities: `[*space, classes]` in 0 .. 1.
+        labels: the reference's label map `[*space]`.
+
+    Raises:
+        ValueError: the shapes do not fit, or the probabilities are none.
+    """
+    if list(probabilities.shape) != (expected := [*labels.shape, task.classes]):
+        raise ValueError(f"probabilities must be {expected}, as labels and task say, got {list(probabilities.shape)}")
+    if task.activation == "softmax":
+        return 100.0 * calibration_error(probabilities.max(axis=-1), task.decode(probabilities) == labels)
+    channels = [(probabilities[..., c], task.channel(labels, c)) for c in range(task.classes)]
+    return 100.0 * float(np.mean([calibration_error(np.maximum(p, 1 - p), (p > 0.5) == on) for p, on in channels]))
+
+
 def _check_masks(prediction: Mask, reference: Mask) -> None:
     for name, mask in (("prediction", prediction), ("reference", reference)):
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
             found = f"dtype {mask.dtype}" if isinstance(mask, np.ndarray) else type(mask).__name__
-            raise ValueError(
-                f"{name} must be a boolean NumPy array, got {found}; threshold it or compare it with a label"
-            )
+            raise ValueError(f"{name} must be a boolean NumPy array, got {found}; threshold it or compare with a label")
     if prediction.shape != reference.shape or prediction.ndim not in (2, 3):
         shapes = f"prediction {list(prediction.shape)} and reference {list(reference.shape)}"
         raise ValueError(f"the masks must have one shape, 2-D or 3-D, got {shapes}")

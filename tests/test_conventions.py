@@ -22,7 +22,7 @@ LAYERS = (
     {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "data"},
     {"losses", "objectives", "models"},
     {"methods", "wrappers", "checkpoint", "torch_import"},
-    {"run", "train", "transfer", "pretrain", "plots", "export"},
+    {"run", "train", "transfer", "pretrain", "plots", "export", "benchmark"},
     {"commands"},
     {"cli"},
     {"__main__"},

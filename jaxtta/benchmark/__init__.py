@@ -1,0 +1,1 @@
+"""Comparing methods: protocols, scores, costs, tables and the report."""

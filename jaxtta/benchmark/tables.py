@@ -1,0 +1,241 @@
+"""Tables of a benchmark: scores and costs as Markdown that reads as text too, as LaTeX, and as comma-separated values.
+
+There is one table of scores for each source and protocol, and one of costs for each source, with a row for each
+method. A column of which nothing is known is left out. Where one value of a column is better than another the best is
+bold, all of them where several read the same. In columns where `source` is best by definition, its harm, its spread and
+its costs, only the other methods compete.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from jaxtta.benchmark.scores import SOURCE
+
+Rows = Sequence[Mapping[str, Any]]
+DASH = "–"
+SCORE_NOTES = (
+    "Dice in percent: of each domain; their mean, each domain counting the same, with its 95 % interval by bootstrap "
+    "over images; pooled, each image counting the same",
+    "HD95 and ASSD in the unit of the images' spacing; ECE, the expected calibration error, in percent",
+    "Harm: percent of images more than 1 Dice point below no adaptation; worst decile: Dice of the worst tenth of "
+    "images; spread: standard deviation of the mean over orders and seeds; degradation: Dice of the last round less "
+    "the first's",
+    "Difference: in Dice, image by image, to the method that has none; p: Wilcoxon's signed-rank test, two-sided, "
+    "corrected by Holm's method over the methods",
+)
+COST_NOTES = (
+    "Seconds per image after compilation; memory: the peak of the compiled program; forward and backward: passes of an "
+    "image through the network, per image; parameters: those adapted; state: what is carried from image to image",
+)
+# Of LaTeX: in a name; the brackets and the star mean something after the end of a line.
+NAMES = {c: f"\\{c}" for c in "&%$#_{}"} | {"[": "{[}", "]": "{]}", "*": "{*}", "~": r"\textasciitilde{}"}
+NAMES |= {
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
+NUMBERS = {"-": "$-$", "<": "$<$", DASH: "--"}
+
+
+class Table(NamedTuple):
+    """A table as it is shown.
+
+    Attributes:
+        title: what it is of.
+        header: the names of the columns; the first one is of the methods.
+        rows: a row of cells for each method.
+        best: whether a cell is the best of its column.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    best: list[list[bool]]
+
+
+class Column(NamedTuple):
+    """What a column shows.
+
+    Attributes:
+        name: its header.
+        key: of the row.
+        show: a number as text.
+        better: 1 if more is better, -1 if less is, 0 if neither.
+        adapting: whether `source` does not compete.
+        interval: keys of the ends of an interval.
+    """
+
+    name: str
+    key: str
+    show: Callable[[float], str]
+    better: int
+    adapting: bool = False
+    interval: tuple[str, ...] = ()
+
+
+def tables(scores: Rows, *, costs: Rows = ()) -> list[Table]:
+    """The tables of scores, then those of costs.
+
+    Args:
+        scores: as of `jaxtta.benchmark.scores.summary`.
+        costs: `source`, `method`, `seconds` (per image), `compile_seconds`, `memory` (bytes), `forward` and `backward`
+            (passes per image), `parameters` (adapted), `state` (bytes).
+    """
+    made = []
+    for source, protocol in dict.fromkeys((row["source"], row["protocol"]) for row in scores):
+        own = [row for row in scores if (row["source"], row["protocol"]) == (source, protocol)]
+        made.append(_table(f"Source {source}, protocol {protocol}", _flat(own), _score_columns(own)))
+    for source in dict.fromkeys(row["source"] for row in costs):
+        made.append(_table(f"Costs, source {source}", [row for row in costs if row["source"] == source], COSTS))
+    return made
+
+
+def markdown(scores: Rows, *, costs: Rows = ()) -> str:
+    """The tables as Markdown, each below its title, and what the columns are. For the arguments see `tables`."""
+    parts = []
+    for table in tables(scores, costs=costs):
+        rows = [[f"**{c}**" if best else c for c, best in zip(*pair)] for pair in zip(table.rows, table.best)]
+        parts += [f"## {table.title}", "", grid([table.header, *rows]), ""]
+    return "\n".join([*parts, *(f"- {note}." for note in _notes(scores, costs)), ""])
+
+
+def grid(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the header first, as a Markdown table whose columns are aligned as text too."""
+    cells = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    text = ["| " + " | ".join(cell.rjust(width) for cell, width in zip(line, widths)) + " |" for line in cells]
+    text.insert(1, "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
+    return "\n".join(text)
+
+
+def latex(scores: Rows, *, costs: Rows = ()) -> str:
+    """The tables as LaTeX, for a document that uses the package `booktabs`. For the arguments see `tables`."""
+    lines = ["% needs \\usepackage{booktabs}", *(f"% {note}." for note in _notes(scores, costs))]
+    for table in tables(scores, costs=costs):
+        rows = [[escaped(name), *(cell.translate(str.maketrans(NUMBERS)) for cell in row)] for name, *row in table.rows]
+        rows = [[rf"\textbf{{{c}}}" if best else c for c, best in zip(*pair)] for pair in zip(rows, table.best)]
+        lines += [
+            "",
+            r"\begin{table}",
+            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{escaped(table.title)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+            r"\toprule",
+            " & ".join(escaped(name) for name in table.header) + r" \\",
+            r"\midrule",
+            *(" & ".join(row) + r" \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def escaped(name: str) -> str:
+    """A name with what means something to LaTeX written as itself."""
+    return name.translate(str.maketrans(NAMES))
+
+
+def comma_separated(rows: Rows) -> str:
+    """Scores or costs as they are, unrounded, one line each; `domain_NAME` is the Dice of a domain."""
+    file, flat = io.StringIO(), _flat(rows)
+    writer = csv.DictWriter(file, list(flat[0]) if flat else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: v if isinstance(v, str) else f"{v:.10g}" for k, v in row.items()} for row in flat)
+    return file.getvalue()
+
+
+def _flat(rows: Rows) -> list[dict[str, Any]]:
+    """Rows with the domains of all of them as columns, NaN where a row has none, before the other scores."""
+    domains = dict.fromkeys(domain for row in rows for domain in row.get("domains", ()))
+    made = []
+    for row in rows:
+        own = {f"domain_{domain}": row["domains"].get(domain, math.nan) for domain in domains}
+        named = {k: v for k, v in row.items() if isinstance(v, str)}
+        made.append(named | own | {k: v for k, v in row.items() if k != "domains"})
+    return made
+
+
+def _notes(scores: Rows, costs: Rows) -> tuple[str, ...]:
+    return (SCORE_NOTES if scores else ()) + (COST_NOTES if costs else ())
+
+
+def _table(title: str, rows: Rows, columns: Sequence[Column]) -> Table:
+    """The table of some rows, without the columns that are NaN throughout."""
+    known = [column for column in columns if not all(math.isnan(row[column.key]) for row in rows)]
+    best = [_best(rows, column) for column in known]
+    return Table(
+        title=title,
+        header=["method", *(column.name for column in known)],
+        rows=[[row["method"], *(_cell(row, column) for column in known)] for row in rows],
+        best=[[False, *(own[i] for own in best)] for i in range(len(rows))],
+    )
+
+
+def _cell(row: Mapping[str, Any], column: Column) -> str:
+    if math.isnan(row[column.key]):
+        return DASH
+    ends = ", ".join(column.show(row[key]) for key in column.interval)
+    return column.show(row[column.key]) + (f" [{ends}]" if ends else "")
+
+
+def _best(rows: Rows, column: Column) -> list[bool]:
+    """Whether each row reads as well as the best one, among rows that do not all read the same."""
+    values = [row[column.key] for row in rows]
+    competing = [
+        not math.isnan(value) and not (column.adapting and row["method"] == SOURCE) for row, value in zip(rows, values)
+    ]
+    numbers = [value for value, own in zip(values, competing) if own]
+    if not column.better or len({column.show(value) for value in numbers}) < 2:
+        return [False] * len(rows)
+    best = column.show(max(numbers, key=lambda value: column.better * value))
+    return [own and column.show(value) == best for value, own in zip(values, competing)]
+
+
+def _decimals(value: float, *, digits: int = 2, sign: str = "") -> str:
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # no minus before zero
+
+
+def _probability(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _significant(value: float, *, unit: float = 1.0) -> str:
+    """Three significant digits."""
+    return f"{float(f'{value / unit:.3g}'):.10g}"
+
+
+def _score_columns(rows: Rows) -> list[Column]:
+    domains = dict.fromkeys(domain for row in rows for domain in row["domains"])
+    return [*(Column(domain, f"domain_{domain}", _decimals, 1) for domain in domains), *SCORES]
+
+
+SIGNED = partial(_decimals, sign="+")
+SCORES = (
+    Column("mean [95 %]", "dice", _decimals, 1, interval=("dice_low", "dice_high")),
+    Column("pooled", "dice_pooled", _decimals, 1),
+    Column("HD95", "hd95", _decimals, -1),
+    Column("ASSD", "assd", _decimals, -1),
+    Column("ECE", "ece", _decimals, -1),
+    Column("harm", "harm", partial(_decimals, digits=1), -1, adapting=True),
+    Column("worst decile", "worst_decile", _decimals, 1),
+    Column("spread", "spread", _decimals, -1, adapting=True),
+    Column("degradation", "degradation", SIGNED, 1),
+    Column("difference", "difference", SIGNED, 1),
+    Column("p", "p", _probability, 0),
+)
+COSTS = (
+    Column("s/image", "seconds", _significant, -1, adapting=True),
+    Column("compile, s", "compile_seconds", _significant, -1, adapting=True),
+    Column("memory, MB", "memory", partial(_significant, unit=1e6), -1, adapting=True),
+    Column("forward", "forward", _significant, -1, adapting=True),
+    Column("backward", "backward", _significant, -1, adapting=True),
+    Column("parameters, thousands", "parameters", partial(_significant, unit=1e3), 0),
+    Column("state, MB", "state", partial(_significant, unit=1e6), -1, adapting=True),
+)
