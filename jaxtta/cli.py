@@ -8,6 +8,7 @@ import jaxtta
 from jaxtta.commands.arguments import Parser, numbers, positive, seed, words
 from jaxtta.commands.pretraining import add_evaluate_encoder, add_pretrain
 from jaxtta.commands.shared import (
+    add_augmentation,
     add_command,
     add_data,
     add_method,
@@ -147,7 +148,7 @@ def _add_train(commands) -> None:
     parser.add_argument(
         "--validation", type=float, default=0.1, metavar="SHARE", help="kept aside to choose the best (0.1)"
     )
-    parser.add_argument("--no-augmentation", action="store_true", help="show the images as they are")
+    add_augmentation(parser)
     add_output(parser)
 
 
@@ -171,7 +172,6 @@ def _train(options) -> None:
         task=task,
         preprocessing=preprocessing,
         model={**model, "heads": tuple(dict.fromkeys(("segmentation", *heads)))},
-        augmentation=not options.no_augmentation,
     )
     tell_of_training(train(chosen), options.out)
 

@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from jaxtta.core import InputError
 from jaxtta.data import augment as module
-from jaxtta.data.augment import Augmentation, augment
+from jaxtta.data.appearance import Appearance, multiplier
+from jaxtta.data.augment import RELEASED, STRONG, Augmentation, augment
 
 NOTHING = Augmentation(
     elastic_probability=0.0,
@@ -25,6 +26,9 @@ EVERYTHING = Augmentation(
     mirror_probability=1.0,
     brightness_probability=1.0,
     noise_probability=1.0,
+)
+SETTINGS = pytest.mark.parametrize(
+    "settings", [RELEASED, STRONG, EVERYTHING, NOTHING], ids=["released", "strong", "everything", "nothing"]
 )
 
 
@@ -50,7 +54,7 @@ def overlap(first, second):
     return 2 * np.sum(first & second) / (np.sum(first) + np.sum(second))
 
 
-@pytest.mark.parametrize("settings", [Augmentation(), EVERYTHING, NOTHING], ids=["published", "everything", "nothing"])
+@SETTINGS
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes_dtypes_and_range_hold_and_inputs_are_left_alone(settings, channels):
     image, labels = disc()
@@ -197,7 +201,7 @@ def test_noise_is_added_within_its_range():
     assert abs(residual.std() / slope - 0.02) < 0.001
 
 
-def test_changes_come_at_their_published_rates():
+def test_changes_come_at_their_released_rates():
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     image = np.linspace(0.0, 1.0, 36, dtype=np.float32).reshape(3, 4, 3)
     rng, rounds = generator(), 6000
@@ -240,7 +244,7 @@ def ball(shape=(40, 44, 36), centre=(19.0, 23.0, 17.0), radius=11.0):
     return ((image - image.min()) / (image.max() - image.min())).astype(np.float32), labels
 
 
-@pytest.mark.parametrize("settings", [Augmentation(), EVERYTHING, NOTHING], ids=["published", "everything", "nothing"])
+@SETTINGS
 @pytest.mark.parametrize("shape", [(20, 24, 28), (5, 40, 32), (1, 16, 16)], ids=["cube", "thick", "one slice"])
 def test_volumes_keep_shapes_dtypes_and_range_and_inputs_are_left_alone(settings, shape):
     image = generator().random((*shape, 2), dtype=np.float32)
@@ -318,7 +322,7 @@ def test_scale_of_a_volume_acts_on_all_three_axes():
         coordinates = module._coordinates(generator(seed), space, only(scale_probability=1.0))
         rng = generator(seed)
         rng.random(3)
-        factor = module._multiplier(rng, 0.75, 1.25)
+        factor = multiplier(rng, 0.75, 1.25)
         np.testing.assert_allclose(coordinates - np.indices(space) + centred, factor * centred, atol=1e-12)
 
 
@@ -400,3 +404,116 @@ def test_shapes_of_volumes_that_do_not_go_together_are_named(shapes):
     with pytest.raises(InputError, match=r"labels of shape .*or \[depth, height, width, channels\]") as error:
         augment(generator(), image, labels)
     assert "\n" not in str(error.value)
+
+
+def waves(shape):
+    """A ball of two labels in a fixed pattern, for comparing figures."""
+    places, middle = np.indices(shape[:-1]), np.array(shape[:-1]).reshape(-1, *[1] * (len(shape) - 1)) / 2
+    distance = np.sum((places - middle) ** 2, axis=0)
+    labels = (distance < 25).astype(np.uint8) + (distance < 9)
+    pattern = np.cos(np.arange(np.prod(shape)).reshape(shape) ** 1.5)
+    return (0.3 * labels[..., None] + 0.1 * pattern + 0.2).astype(np.float32), labels
+
+
+# By the code as it was before there was a strong recipe, which drew and computed the very same: shape, seed; a weighted
+# sum of the image, one of the labels, and what the generator gives next.
+FIGURES = [
+    ((24, 20, 3), 0, -1.53217, 23500, 0.935072),
+    ((24, 20, 3), 1, 1.016651, 23406, 0.409199),
+    ((24, 20, 3), 3, 0.87872, 30284, 0.6249),
+    ((24, 20, 3), 16, 0.253427, 23445, 0.268286),
+    ((24, 20, 3), 20, 1.870747, 23406, 0.354247),
+    ((24, 20, 3), 25, -1.248069, 21526, 0.121281),
+    ((24, 20, 3), 53, -0.622786, 17701, 0.093544),
+    ((8, 14, 12, 2), 0, 2.234263, 404586, 0.815854),
+    ((8, 14, 12, 2), 3, 1.45121, 344759, 0.77044),
+    ((8, 14, 12, 2), 11, 3.845328, 338646, 0.439893),
+    ((8, 14, 12, 2), 43, 3.061266, 259637, 0.278534),
+    ((8, 14, 12, 2), 53, 2.785678, 411611, 0.868106),
+    ((8, 14, 12, 2), 56, -4.183292, 362697, 0.395385),
+    ((4, 16, 20, 1), 3, 0.98174, 210575, 0.92025),
+    ((4, 16, 20, 1), 22, -0.492936, 208200, 0.050141),
+    ((4, 16, 20, 1), 25, 4.015518, 219800, 0.529459),
+    ((4, 16, 20, 1), 43, 0.815351, 204590, 0.891902),
+]
+
+
+@pytest.mark.parametrize("shape, seed, pixels, places, following", FIGURES)
+def test_the_released_recipe_stays_what_it_was(shape, seed, pixels, places, following):
+    rng = generator(seed)
+    changed, moved = augment(rng, *waves(shape))
+    assert np.sum(np.cos(np.arange(changed.size)) * changed.ravel()) == pytest.approx(pixels, abs=1e-4)
+    assert np.sum(np.arange(moved.size) * moved.ravel()) == places
+    assert rng.random() == pytest.approx(following, abs=1e-6)
+
+
+STILL = dataclasses.replace(STRONG, elastic_probability=0.0, rotation_probability=0.0, scale_probability=0.0)
+
+
+def test_the_strong_recipe_goes_further_than_the_released_one():
+    for field in dataclasses.fields(Augmentation):
+        released, strong = getattr(RELEASED, field.name), getattr(STRONG, field.name)
+        if field.name in ("scale", "brightness"):
+            assert strong[0] < released[0] and strong[1] > released[1]
+        elif field.name not in ("elastic_extent", "mirror_probability", "order", "appearance"):
+            assert strong > released
+    image, labels = disc()
+    moved = [augment(generator(seed), image, labels, settings=STRONG)[1] for seed in range(40)]
+    same = [any(np.array_equal(m, labels[::v, ::h]) for v in (1, -1) for h in (1, -1)) for m in moved]
+    assert 0.15 < np.mean(same) < 0.55
+
+
+@pytest.mark.parametrize("sample", [disc, ball])
+def test_a_photograph_keeps_its_range_and_a_window_its_own(sample):
+    """A dark window stays dark: its range is that of the volume it was cut from."""
+    image, labels = sample()
+    settings = dataclasses.replace(STILL, noise_probability=0.0)
+    looks = 0
+    for seed in range(12):
+        for low, high in ((0.0, 1.0), (0.1, 0.3)):
+            given = (low + (high - low) * image).astype(np.float32)
+            changed, moved = augment(generator(seed), given, labels, settings=settings)
+            assert changed.min() == pytest.approx(low, abs=1e-6) and changed.max() == pytest.approx(high, abs=1e-6)
+            assert np.sum(moved) == np.sum(labels)
+            looks += not np.allclose(np.sort(changed, axis=None), np.sort(given, axis=None), atol=1e-3)
+    assert looks > 12
+    noisy = dataclasses.replace(STILL, brightness_probability=0.0, noise_probability=1.0, noise=(0.05, 0.05))
+    noisy = dataclasses.replace(noisy, appearance=NO_LOOK)
+    changed = augment(generator(), 0.5 + 0.1 * image, labels, settings=noisy)[0]
+    assert 0.25 < changed.min() < 0.48 and 0.62 < changed.max() < 0.85
+
+
+NO_LOOK = Appearance(**{f.name: 0.0 for f in dataclasses.fields(Appearance) if f.name.endswith("_probability")})
+
+
+def test_the_strong_recipe_without_a_change_drawn_gives_the_image_back():
+    image, labels = disc()
+    still = dataclasses.replace(STILL, mirror_probability=0.0, brightness_probability=0.0, noise_probability=0.0)
+    given = 0.2 + 0.5 * image
+    changed, moved = augment(generator(), given, labels, settings=dataclasses.replace(still, appearance=NO_LOOK))
+    np.testing.assert_array_equal(changed, given)
+    np.testing.assert_array_equal(moved, labels)
+    assert not np.shares_memory(changed, given)
+
+
+def test_slices_of_a_thick_stack_do_not_mix_by_the_strong_recipe():
+    labels = np.zeros((6, 64, 64), np.uint8)
+    labels[2] = 1
+    image = labels[..., None].astype(np.float32)
+    for seed in range(8):
+        settings = dataclasses.replace(STRONG, mirror_probability=0.0, noise_probability=0.0)
+        looks = dataclasses.replace(NO_LOOK, blur_probability=1.0, sharpening_probability=1.0)
+        looks = dataclasses.replace(looks, resolution_probability=1.0)
+        changed, moved = augment(
+            generator(seed), image, labels, settings=dataclasses.replace(settings, appearance=looks)
+        )
+        assert set(np.nonzero(moved)[0]) == {2}
+        np.testing.assert_allclose(np.delete(changed, 2, axis=0), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.5, 1.0])
+def test_constant_images_stay_finite_by_the_strong_recipe(constant):
+    image, labels = np.full((16, 12, 3), constant, np.float32), np.zeros((16, 12), np.uint8)
+    settings = dataclasses.replace(STILL, noise_probability=0.0)
+    for seed in range(20):
+        np.testing.assert_allclose(augment(generator(seed), image, labels, settings=settings)[0], constant, atol=1e-6)

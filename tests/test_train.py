@@ -58,7 +58,8 @@ def test_a_sigmoid_task_is_learnt_and_the_result_is_a_source(command, place, tmp
         8,
         "--validation",
         0.25,
-        "--no-augmentation",
+        "--augmentation",
+        "none",
     ]
     said = succeeded(command(*call))
     rows = table(run, "training.csv")
@@ -115,7 +116,7 @@ def test_a_stopped_training_is_resumed_to_the_same_weights(command, place, tmp_p
     assert record(tmp_path / "cut")["status"] == "running" and len(table(tmp_path / "cut", "training.csv")) == 2
     refused(command(*call, tmp_path / "cut"), "--resume")
     refused(command(*call, tmp_path / "cut", "--resume", "--epochs", 5), "epochs")
-    refused(command(*call, tmp_path / "cut", "--resume", "--no-augmentation"), "augmentation")
+    refused(command(*call, tmp_path / "cut", "--resume", "--augmentation", "none"), "augmentation")
     refused(command(*call, tmp_path / "cut", "--resume", "--heads", "rotation"), "model")
     succeeded(command(*call, tmp_path / "cut", "--resume"))
     for name in ("best", "last"):

@@ -46,7 +46,7 @@ class FineTuning:
         batch: images a step; fewer images are shown several times, each time augmented anew.
         validation: share of the images kept aside to choose the best checkpoint; a tenth of 20 images or more, none
             of fewer, when None.
-        augmentation: whether to augment.
+        augmentation: how images are changed, `released`, `strong` or `none`, see `jaxtta.data.augment`.
         seed: of the split, the order and the augmentation.
         skip_bad: leave bad files out instead of stopping.
         overwrite: replace the run in `out`.
@@ -69,7 +69,7 @@ class FineTuning:
     epochs: int = 100
     batch: int = 8
     validation: float | None = None
-    augmentation: bool = True
+    augmentation: str = "released"
     seed: int = 0
     skip_bad: bool = False
     overwrite: bool = False

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from jaxtta import checkpoint, metrics, run, stats
 from jaxtta.commands import inputs, options, output, results
 from jaxtta.core import InputError, Source, Tree
-from jaxtta.data.augment import augment
+from jaxtta.data.augment import RECIPES, augment
 from jaxtta.data.cases import Case
 from jaxtta.data.prefetch import prefetch
 from jaxtta.data.prepared import Prepared, prepare_all
@@ -215,14 +215,14 @@ def write(
 
 def batches(plan: Any, items: list[tuple[Prepared, int]], epoch: int, steps: int) -> Iterator[dict[str, np.ndarray]]:
     """The batches of an epoch; what is drawn depends on seed, epoch and place alone; the last is filled up."""
-    order = np.random.default_rng([plan.seed, epoch]).permutation(len(items))
+    order, recipe = np.random.default_rng([plan.seed, epoch]).permutation(len(items)), RECIPES[plan.augmentation]
 
     def draw(item: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         place, index = item
         rng = np.random.default_rng([plan.seed, epoch, place])
         case, block = items[index]
         image, labels = case.draw(rng, block, plan.preprocessing.size)
-        return augment(rng, image, labels) if plan.augmentation else (image, labels)
+        return (image, labels) if recipe is None else augment(rng, image, labels, settings=recipe)
 
     return collated(draw, np.resize(order, steps * plan.batch), plan.batch)
 
@@ -280,6 +280,8 @@ def check_numbers(plan: Any) -> None:
     """Raises InputError for a number that makes no sense."""
     if plan.optimiser not in options.OPTIMISERS:
         raise InputError(f"optimiser is {plan.optimiser!r}; choose one of {', '.join(options.OPTIMISERS)}")
+    if plan.augmentation not in RECIPES:
+        raise InputError(f"augmentation is {plan.augmentation!r}; choose one of {', '.join(RECIPES)}")
     if not 0 <= plan.validation < 1:
         raise InputError(f"validation is {plan.validation}; expected a share from 0 to below 1")
     check_pace(plan)

@@ -45,7 +45,7 @@ class Ranking:
         optimiser: of AC-Corr's epoch of fine-tuning, as are the next four.
         learning_rate: at the start of the epoch.
         batch: images a step.
-        augmentation: whether to augment.
+        augmentation: how images are changed, `released`, `strong` or `none`, see `jaxtta.data.augment`.
         seed: of the order and the augmentation.
         skip_bad: leave bad files out instead of stopping.
         overwrite: replace the run in `out`.
@@ -65,7 +65,7 @@ class Ranking:
     optimiser: str = "adam"
     learning_rate: float = 1e-3
     batch: int = 8
-    augmentation: bool = True
+    augmentation: str = "released"
     seed: int = 0
     skip_bad: bool = False
     overwrite: bool = False
@@ -98,6 +98,7 @@ def rank(plan: Ranking) -> dict[str, Any]:
         },
         "images": [str(path) for path in plan.images],
         "cases": [f"{case.domain}/{case.name}" for case in next(iter(found.values()))],
+        **({"recipe": _recipe(plan)} if plan.by == AFFINE else {}),
         "seed": plan.seed,
         "bad": bad,
         "device": str(jax.devices()[0]),
@@ -122,6 +123,11 @@ def describe(record: dict[str, Any]) -> str:
         cells = [row.get(name, "") for name in rows[0]]
         rows.append([cell if isinstance(cell, str) else f"{cell:.4g}" for cell in cells])
     return results.aligned(rows)
+
+
+def _recipe(plan: Ranking) -> dict[str, Any]:
+    """What AC-Corr's epoch of fine-tuning is like."""
+    return {name: getattr(plan, name) for name in fitting.RECIPE if name != "epochs"}
 
 
 def _cases(plan: Ranking, sources: dict[str, checkpoint.Checkpoint]) -> tuple[dict, list[dict], list[Path]]:

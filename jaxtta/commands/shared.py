@@ -116,13 +116,22 @@ def add_task(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fitting(parser: argparse.ArgumentParser) -> None:
-    """How to fine-tune: `--optimiser`, `--learning-rate`, `--batch`, `--no-augmentation`."""
+    """How to fine-tune: `--optimiser`, `--learning-rate`, `--batch`, `--augmentation`."""
     names = "adam, adamw or sgd (Nesterov 0.99, decay 5e-4) (adam)"
     parser.add_argument("--optimiser", default="adam", metavar="NAME", help=names)
     rate = "at the start of the polynomial schedule (1e-3)"
     parser.add_argument("--learning-rate", type=float, default=1e-3, help=rate)
     parser.add_argument("--batch", type=int, default=8, help="images, slices or windows a step (8)")
-    parser.add_argument("--no-augmentation", action="store_true", help="show the images as they are")
+    add_augmentation(parser)
+
+
+def add_augmentation(parser: argparse.ArgumentParser) -> None:
+    """How training images are changed: `--augmentation`."""
+    recipes = (
+        "how training images are changed at random: released (the released recipe of the field), strong (more often "
+        "and wider, and light, contrast, gamma, colour, sharpness and resolution too) or none (released)"
+    )
+    parser.add_argument("--augmentation", default="released", metavar="NAME", help=recipes)
 
 
 def add_command(commands, name: str, summary: str, run, *, epilog: str = "") -> argparse.ArgumentParser:

@@ -37,7 +37,7 @@ class Training:
         epochs: passes over the images.
         batch: images a step.
         validation: share of the images, drawn by the seed, kept aside to choose the best checkpoint.
-        augmentation: whether to augment.
+        augmentation: how images are changed, `released`, `strong` or `none`, see `jaxtta.data.augment`.
         seed: of the weights, the split, the order and the augmentation.
         skip_bad: leave bad files out instead of stopping.
         overwrite: replace the run in `out`.
@@ -58,7 +58,7 @@ class Training:
     epochs: int = 200
     batch: int = 8
     validation: float = 0.1
-    augmentation: bool = True
+    augmentation: str = "released"
     seed: int = 0
     skip_bad: bool = False
     overwrite: bool = False

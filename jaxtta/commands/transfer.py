@@ -35,7 +35,7 @@ def add_finetune(commands) -> None:
 def _finetune(options) -> None:
     from jaxtta.commands.finetune import FineTuning, finetune
 
-    record = finetune(plan(FineTuning, options, augmentation=not options.no_augmentation))
+    record = finetune(plan(FineTuning, options))
     tell_of_training(record, options.out)
 
 
@@ -58,7 +58,7 @@ def add_rank(commands) -> None:
 def _rank(options) -> None:
     from jaxtta.commands.rank import Ranking, describe, rank
 
-    record = rank(plan(Ranking, options, augmentation=not options.no_augmentation))
+    record = rank(plan(Ranking, options))
     print(describe(record))
     tell_of_bad_files(record["bad"], len(record["cases"]), options.out)
     print(f"written to {options.out}")
