@@ -1,6 +1,5 @@
 """`jaxtta evaluate-encoder`: how good a segmentation becomes with each of several encoders."""
 
-import csv
 import dataclasses
 import functools
 import shutil
@@ -230,7 +229,7 @@ def _runs(
 ) -> list[dict[str, Any]]:
     """Trains and scores every run that an earlier call has not; a row for each."""
     path = Path(plan.out) / SCORES
-    rows = _read(path) if path.is_file() else []
+    rows = results.read_rows(path) if path.is_file() else []
     known = {(row["by"], row["arm"], int(row["seed"])) for row in rows}
     wanted = [(by, arm, plan.seed + i) for by in plan.by for arm in arms.encoders for i in range(plan.seeds)]
     linear = None
@@ -250,12 +249,7 @@ def _runs(
         results.write_rows(path, rows)
         bar.update()
     bar.close()
-    return _read(path)  # as rounded there, so that a run that was resumed says the same
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    with open(path, newline="") as file:
-        return [{k: v if k in ("by", "arm") else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return results.read_rows(path)  # as rounded there, so that a run that was resumed says the same
 
 
 def _summary(plan: Evaluation, arms: Arms, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

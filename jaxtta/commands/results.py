@@ -13,7 +13,7 @@ from jaxtta.core import Task
 from jaxtta.data.cases import Case
 
 TABLE = "predictions.csv"
-TEXT = ("domain", "name", "source", "arm", "part")
+TEXT = ("domain", "name", "source", "arm", "part", "by", "protocol", "method")
 CONFIDENCE = 0.95
 SHAPE = ("depth", "height", "width")
 

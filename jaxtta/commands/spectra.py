@@ -1,6 +1,5 @@
 """What an encoder makes of images kept aside, as a spectrum: table, figure and the numbers that sum it up."""
 
-import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,8 +65,7 @@ def projector_beside(encoder: Path) -> dict[str, np.ndarray]:
     path = Path(encoder).resolve().parent / f"{NAME}.csv"
     if not path.is_file():
         return {}
-    with open(path, newline="") as file:
-        values = [float(row["singular_value"]) for row in csv.DictReader(file) if row["part"] == "projector"]
+    values = [row["singular_value"] for row in results.read_rows(path) if row["part"] == "projector"]
     return {"projector": np.array(values)} if values else {}
 
 
