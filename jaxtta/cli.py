@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jaxtta
 from jaxtta.commands.arguments import Parser, numbers, positive, seed, words
+from jaxtta.commands.benchmarking import add_benchmark
 from jaxtta.commands.pretraining import add_evaluate_encoder, add_pretrain
 from jaxtta.commands.shared import (
     add_augmentation,
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add_finetune(commands)
     add_rank(commands)
     add_adapt_multi(commands)
+    add_benchmark(commands)
     add_pretrain(commands)
     add_evaluate_encoder(commands)
     _add_convert(commands)

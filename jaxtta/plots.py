@@ -1,13 +1,18 @@
-"""Figures: the only file that imports matplotlib (the extra `plots`)."""
+"""Figures: the only file that imports matplotlib (the extra `plots`); without it every figure raises InputError."""
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxtta.core import InputError
 
 COLOURS = ("#7f7f7f", "#1f77b4", "#ff7f0e", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")
+# Seven hues that stay apart for colour-blind eyes and five lines with a marker each, which makes 35 looks.
+_HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a4f2b")
+_LINES = (("-", "o"), ((0, (5, 1)), "s"), ((0, (1, 1)), "^"), ((0, (6, 1, 1, 1)), "D"), ((0, (9, 3)), "v"))
 
 
 def require_matplotlib() -> None:
@@ -16,6 +21,14 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise InputError("figures need matplotlib; install it with: pip install 'jaxtta[plots]'") from None
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure of this size in inches."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
@@ -27,26 +40,18 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     Args:
         tables: for each method the rows of its `predictions.csv`, in the order of the stream.
         path: a PNG, PDF or SVG file.
-
-    Raises:
-        InputError: matplotlib is not installed.
     """
-    require_matplotlib()
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     domains = list(dict.fromkeys(row["domain"] for rows in tables.values() for row in rows))
     aligned = {method: rows for method, rows in tables.items() if "cosine" in rows[0]}
     heights = [2.2, 1] if aligned else [1]
-    figure = Figure(figsize=(1 + 3.6 * len(domains), 5.4 if aligned else 3.6), layout="constrained")
+    figure = _figure(1 + 3.6 * len(domains), 5.4 if aligned else 3.6)
     axes = figure.subplots(len(heights), len(domains), squeeze=False, sharex="col", sharey="row", height_ratios=heights)
     for column, domain in enumerate(domains):
         for number, (method, rows) in enumerate(tables.items()):
             own = [row for row in rows if row["domain"] == domain]
             place, colour = np.arange(1, len(own) + 1), COLOURS[number % len(COLOURS)]
             dice = np.array([row["dice"] for row in own])
-            seen = np.cumsum(np.isfinite(dice))
-            running = np.where(seen, np.cumsum(np.nan_to_num(dice)) / np.maximum(seen, 1), np.nan)
+            running = _running_mean(dice[None])
             axes[0, column].plot(place, dice, ".", color=colour, alpha=0.35)
             # Thinner and thinner, so that lines on top of each other can all be seen.
             wide = 1.2 + 4.0 * (1 - number / len(tables))
@@ -55,7 +60,7 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
                 axes[1, column].plot(place, [row["cosine"] for row in own], color=colour)
         axes[0, column].set_title(domain)
         axes[-1, column].set_xlabel("image of the stream")
-        axes[-1, column].xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes[-1, column].locator_params(axis="x", integer=True)
         if aligned:
             axes[1, column].axhline(0, color="black", linewidth=0.6)
     axes[0, 0].set_ylabel("Dice (%): image, running mean")
@@ -65,6 +70,12 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of what is defined in `values [streams, images]` up to each image; NaN before the first such value."""
+    seen = np.cumsum(np.isfinite(values).sum(axis=0))
+    return np.where(seen, np.cumsum(np.nan_to_num(values).sum(axis=0)) / np.maximum(seen, 1), np.nan)
+
+
 def speed(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     """Draws what an update costs: the full step beside its parts, three ways to the teacher, and time and memory of
     streams side by side.
@@ -72,14 +83,8 @@ def speed(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     Args:
         tables: those of `python -m experiments.speed`: `step`, `teacher`, `streams` and `memory`.
         path: a PNG, PDF or SVG file.
-
-    Raises:
-        InputError: matplotlib is not installed.
     """
-    require_matplotlib()
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 7.4), layout="constrained")
+    figure = _figure(11, 7.4)
     (step, teacher), (streams, memory) = figure.subplots(2, 2)
     median = {row["program"]: row["median s"] for row in tables["step"]}
     step.bar("7 forward + 2 gradients", 7 * median["forward"], color=COLOURS[1], label="forward")
@@ -117,15 +122,9 @@ def singular_values(spectra: Mapping[str, Mapping[str, np.ndarray]], path: Path)
     Args:
         spectra: for each arm the descending singular values of its parts, such as `encoder` and `projector`.
         path: a PNG, PDF or SVG file.
-
-    Raises:
-        InputError: matplotlib is not installed.
     """
-    require_matplotlib()
-    from matplotlib.figure import Figure
-
     parts = list(dict.fromkeys(part for arm in spectra.values() for part in arm))
-    figure = Figure(figsize=(1 + 5 * len(parts), 4), layout="constrained")
+    figure = _figure(1 + 5 * len(parts), 4)
     for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts):
         for number, (arm, own) in enumerate(spectra.items()):
             values = np.asarray(own.get(part, ()))
@@ -137,3 +136,165 @@ def singular_values(spectra: Mapping[str, Mapping[str, np.ndarray]], path: Path)
             axes.legend(fontsize="small")
     figure.axes[0].set_ylabel("singular value")
     figure.savefig(path, dpi=130)
+
+
+def benchmark_stream(rows: Sequence[Mapping], path: Path) -> None:
+    """Draws what each method gains over no adaptation along the stream, a panel for each domain.
+
+    Lines are running means, over orders and seeds, of a method's Dice minus that of `source` on the same image, anew in
+    each round. When a method moves by more than 25 points, the scale is logarithmic beyond 1 point.
+
+    Args:
+        rows: of a benchmark's `results.csv`; those of the first source and protocol are drawn.
+        path: a PNG, PDF or SVG file.
+    """
+    rows = _of_first(rows)
+    domains, looks = list(dict.fromkeys(row["domain"] for row in rows)), _looks(rows)
+    wide, high = min(len(domains), 3), -(-len(domains) // 3)
+    figure = _figure(0.8 + 0.08 * max(map(len, looks)) + 3.6 * wide, max(3.8 * high, 0.8 + 0.2 * len(looks)))
+    panels = figure.subplots(high, wide, squeeze=False, sharey=True).ravel()
+    for axes, domain in zip(panels, domains):
+        start = 0
+        for gains in _gains([row for row in rows if row["domain"] == domain]):
+            count = max(map(len, gains.values()))
+            for number, (method, running) in enumerate(gains.items()):
+                look = looks[method] | {"linewidth": 2.4 - 1.4 * number / len(gains), "markevery": (number % 5, 5)}
+                axes.plot(np.arange(start + 1, start + 1 + len(running)), running, **look, label=method)
+            if start:
+                axes.axvline(start + 0.5, color="black", linewidth=0.6, linestyle=":")
+            start += count
+        axes.set(title=domain, xlabel="image of the domain")
+        axes.grid(axis="y", alpha=0.25, which="both")
+        axes.locator_params(axis="x", integer=True)
+    if max(np.abs(panels[0].get_ylim())) > 25:
+        panels[0].set_yscale("symlog", linthresh=1, subs=(2, 5))
+    panels[0].yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
+    for axes in panels[len(domains) :]:
+        axes.set_axis_off()
+    figure.supylabel("gain over source (Dice points), running mean", fontsize="medium")
+    figure.legend(
+        handles=panels[0].lines[: len(looks)],
+        loc="outside right upper",
+        fontsize="small",
+        handlelength=3.5,
+        frameon=False,
+    )
+    figure.savefig(path, dpi=130)
+
+
+def benchmark_domains(summary: Sequence[Mapping], path: Path) -> None:
+    """Draws the Dice of each method in each domain and their mean: a bar from the Dice of `source` to the method's.
+
+    The bar of a method far below the rest (`_far_below`) runs to the edge; every bar has its number beside it.
+
+    Args:
+        summary: rows of `jaxtta.benchmark.scores.summary`; those of the first source and protocol are drawn.
+        path: a PNG, PDF or SVG file.
+    """
+    rows = _of_first(summary)
+    methods, domains = [row["method"] for row in rows], list(rows[0]["domains"])
+    dice = np.array([[*(row["domains"][domain] for domain in domains), row["dice"]] for row in rows])
+    ends = np.array([[row["dice_low"], row["dice_high"]] for row in rows]).T
+    left, right = min(map(_far_below, [*dice.T, ends[0]])), max(np.nanmax(dice), np.nanmax(ends))
+    reach = max(right - left, 1.0)
+    figure = _figure(0.3 + 0.08 * max(map(len, methods)) + 2.2 * dice.shape[1], 1.1 + 0.24 * len(rows))
+    panels = figure.subplots(1, dice.shape[1], sharey=True)
+    for axes, title, values in zip(panels, [*domains, "mean of domains"], dice.T):
+        start = values[methods.index("source")]
+        axes.barh(methods, values - start, left=start, color=np.where(values < start, _HUES[1], _HUES[0]), height=0.7)
+        axes.axvline(start, color="black", linewidth=0.8)
+        for place, value in enumerate(values):
+            axes.text(right + 0.45 * reach, place, f"{value:.1f}", ha="right", va="center", fontsize="small")
+        axes.set(title=title, xlabel="Dice (%)", xlim=(left - 0.08 * reach, right + 0.46 * reach))
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(left=False)
+    panels[-1].hlines(methods, *ends, color="black", linewidth=0.9)
+    panels[-1].set_ylim(len(rows) - 0.4, -0.6)
+    figure.savefig(path, dpi=130)
+
+
+def benchmark_costs(summary: Sequence[Mapping], costs: Sequence[Mapping], path: Path) -> None:
+    """Draws the Dice of each method against its seconds per image, on a logarithmic scale.
+
+    The methods that no other one beats in both are joined by a line and named in bold. A method far below the rest
+    (`_far_below`) stands on the lower edge, with its Dice beside its name.
+
+    Args:
+        summary: rows of `jaxtta.benchmark.scores.summary`; those of the first source and protocol are drawn.
+        costs: rows of the benchmark's `costs.csv`.
+        path: a PNG, PDF or SVG file.
+    """
+    rows = _of_first(summary)
+    seconds = {row["method"]: row["seconds"] for row in costs if row["source"] == rows[0]["source"]}
+    points = {row["method"]: (seconds[row["method"]], row["dice"]) for row in rows if np.isfinite(row["dice"])}
+    floor = _far_below([dice for _, dice in points.values()])
+    axes, looks, labels = _figure(8.4, 5.6).subplots(), _looks(rows), []
+    for method, (x, y) in points.items():
+        best = not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points.values())
+        place, name = (x, max(y, floor)), method if y >= floor else f"{method} ({y:.1f})"
+        labels.append((name, place, "bold" if best else "normal"))
+        axes.plot(*place, **{**looks[method], "markersize": 7, "linestyle": "none"})
+        axes.update_datalim([(x, place[1] - 0.4), (x, place[1] + 0.4)])  # a tenth is not all the height
+    front = sorted(place for _, place, weight in labels if weight == "bold")
+    axes.plot(*zip(*front), color="black", linewidth=0.8, alpha=0.5, drawstyle="steps-post", zorder=1)
+    axes.set(xlabel="seconds per image, after compilation", ylabel="Dice (%), mean of domains")
+    axes.margins(0.1, 0.08)
+    axes.set_xscale("log", subs=(2, 5))
+    axes.xaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
+    axes.grid(alpha=0.25, which="both")
+    _write_labels(axes, labels)
+    axes.figure.savefig(path, dpi=130)
+
+
+def _of_first(rows: Sequence[Mapping]) -> list[Mapping]:
+    """The rows of the first source and protocol among them."""
+    return [row for row in rows if all(row[key] == rows[0][key] for key in ("source", "protocol"))]
+
+
+def _far_below(values: Sequence[float]) -> float:
+    """The least value, but no less than three times the width of the middle half (at least a point) below that half."""
+    low, high = np.nanquantile(values, (0.25, 0.75))
+    return max(np.nanmin(values), low - 3 * max(high - low, 1.0))
+
+
+def _looks(rows: Sequence[Mapping]) -> dict[str, dict]:
+    """Colour, line and marker of each method; the same in all figures of the same methods."""
+    looks = {"source": {"color": "#404040", "marker": "*"}}
+    for number, method in enumerate(dict.fromkeys(row["method"] for row in rows if row["method"] != "source")):
+        line, marker = _LINES[number % len(_LINES)]
+        looks[method] = {"color": _HUES[number % len(_HUES)], "linestyle": line, "marker": marker, "markersize": 4}
+    return looks
+
+
+def _gains(rows: Sequence[Mapping]) -> list[dict[str, np.ndarray]]:
+    """For each round, the running mean of each method's gain over `source` on the images of one domain."""
+    visit = itemgetter("round", "order", "seed", "name")
+    unadapted = {visit(row): row["dice"] for row in rows if row["method"] == "source"}
+    rounds: dict[float, dict[str, dict]] = {}
+    for row in sorted(rows, key=itemgetter("round", "place")):
+        streams = rounds.setdefault(row["round"], {}).setdefault(row["method"], {})
+        streams.setdefault((row["order"], row["seed"]), []).append(row["dice"] - unadapted[visit(row)])
+    return [{m: _running_mean(np.array([*own.values()])) for m, own in methods.items()} for methods in rounds.values()]
+
+
+def _write_labels(axes: Any, labels: Sequence[tuple[str, tuple[float, float], str]]) -> None:
+    """Writes each name where it covers no point and no other name, as near to its point as can be."""
+    figure = axes.figure
+    figure.draw_without_rendering()  # only now it is known where on the page a point lies
+    figure.set_layout_engine("none")
+    spots = axes.transData.transform([point for _, point, _ in labels])
+    taken = np.concatenate([spots - 6, spots + 6], axis=1)  # left, lower, right, upper
+    turns = np.pi / 8 * np.array([4, 0, 8, 12, 2, 6, 14, 10, 1, 7, 15, 9, 3, 5, 11, 13])
+    around = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    line = {"arrowstyle": "-", "linewidth": 0.5, "color": "grey", "shrinkA": 0, "shrinkB": 3}
+    style = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": "small", "arrowprops": line}
+    for (name, point, weight), spot in zip(labels, spots):
+        text = axes.annotate(name, point, xytext=(0, 0), fontweight=weight, **style)
+        half = text.get_window_extent().size / 2
+        moves = np.concatenate([around * (half + away) for away in range(8, 200, 8)])
+        boxes = np.concatenate([spot + moves - half, spot + moves + half], axis=1)
+        inside = np.all(boxes[:, :2] >= axes.bbox.min, axis=1) & np.all(boxes[:, 2:] <= axes.bbox.max, axis=1)
+        apart = (boxes[:, None, :2] > taken[:, 2:]) | (boxes[:, None, 2:] < taken[:, :2])
+        nearest = np.argmax(inside & apart.any(axis=-1).all(axis=1))
+        text.set_position(moves[nearest] * 72 / figure.dpi)
+        taken = np.concatenate([taken, boxes[nearest : nearest + 1]])

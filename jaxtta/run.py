@@ -4,6 +4,7 @@ The key of an image depends on the stream and its place in the stream alone, so 
 laid out over devices. The state is donated: the buffers of one image's state become the next one's.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -101,6 +102,17 @@ def device_mesh(devices: int | None = None) -> Mesh:
     return jax.make_mesh((len(chosen),), ("device",), axis_types=(AxisType.Auto,), devices=chosen)
 
 
+def mesh_for(places: int, devices: int | None) -> Mesh | None:
+    """The mesh that so many streams side by side are split over: as many devices as are asked for, or as are of use;
+    None for one device.
+
+    Raises:
+        InputError: there are not as many.
+    """
+    wanted = devices or min(jax.local_device_count(), places)
+    return None if wanted == 1 else device_mesh(wanted)
+
+
 class Streams:
     """Many streams side by side, in one compiled program for all places and devices.
 
@@ -125,7 +137,8 @@ class Streams:
         self.devices = 1 if mesh is None else mesh.size
         self.places = -(-places // self.devices) * self.devices
         self._split = None if mesh is None else NamedSharding(mesh, P("device"))
-        self._source = jax.device_put(source, None if mesh is None else NamedSharding(mesh, P()))
+        self._everywhere = None if mesh is None else NamedSharding(mesh, P())
+        self._source = jax.device_put(source, self._everywhere)
 
         def one(key: Key, tick: Tick, source: Source, state: Tree, images: Array):
             state = _where(tick.index == 0, method.init(source, images), state)
@@ -153,6 +166,12 @@ class Streams:
             step = jax.shard_map(sharded, mesh=mesh, in_specs=(P(), split, P(), split, split), out_specs=split)
         self._begin = jax.jit(begin, out_shardings=self._split)
         self._step = self._program = jax.jit(step, donate_argnums=3)
+
+    def of(self, source: Source) -> "Streams":
+        """The same programs, compiled once, for another source of the same shapes."""
+        other = copy.copy(self)
+        other._source = jax.device_put(source, self._everywhere)
+        return other
 
     def begin(self, images: np.ndarray) -> Tree:
         """The states of all places, `[places, ...]`; of the images `[places, batch, ...]` only the shape is used."""

@@ -29,12 +29,13 @@ def test_reset_has_a_stream_for_each_domain():
 
 
 def test_continual_is_one_stream_in_the_order_of_the_domains():
-    assert [name for _, name in laid_out("continual", order=("c", "a", "b"))[0]] == "c0 c1 c2 c3 a0 a1 a2 b0 b1".split()
+    [stream] = laid_out("continual", order=("c", "a", "b")).values()
+    assert [name for _, name in stream] == ["c0", "c1", "c2", "c3", "a0", "a1", "a2", "b0", "b1"]
 
 
 def test_rounds_pass_over_the_same_stream_again():
     [stream] = laid_out("rounds", order=("b", "a", "c")).values()
-    once = "b0 b1 a0 a1 a2 c0 c1 c2 c3".split()
+    once = ["b0", "b1", "a0", "a1", "a2", "c0", "c1", "c2", "c3"]
     assert stream == [(turn, name) for turn in (1, 2, 3) for name in once]
 
 

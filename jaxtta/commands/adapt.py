@@ -163,7 +163,7 @@ def _ready(plan: Adaptation) -> Ready:
         times=plan.repeat,
     )
     preprocessing = loaded.preprocessing
-    plan = dataclasses.replace(plan, batch=_batch(plan, preprocessing))
+    plan = dataclasses.replace(plan, batch=inputs.batch_for(plan.batch, preprocessing))
     cases = inputs.find_all(list(plan.images), list(plan.masks), preprocessing, root=plan.root)
     blank = jax.ShapeDtypeStruct((plan.batch, *preprocessing.size, preprocessing.channels), np.float32)
     run.check(method, loaded.source, blank)
@@ -171,8 +171,7 @@ def _ready(plan: Adaptation) -> Ready:
     groups = {number: group for number, group in enumerate(_streams(cases, plan.reset)) if share.has(number)}
     own = [case for group in groups.values() for case in group]
     places = max(1, min(plan.streams, len(groups)))
-    wanted = plan.devices or min(jax.local_device_count(), places)
-    mesh = None if wanted == 1 else run.device_mesh(wanted)
+    mesh = run.mesh_for(places, plan.devices)
     streams = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh)
     checked = inputs.Checked({}, True, [])
     if own:
@@ -200,14 +199,6 @@ def _ready(plan: Adaptation) -> Ready:
         theirs = [case for case in before.get("cases", []) if case not in others]
         output.same_run(out, {**before, "cases": theirs}, identity)
     return Ready(plan, share, loaded, streams, cases, groups, checked, identity, before)
-
-
-def _batch(plan: Adaptation, preprocessing: Any) -> int:
-    """The batch that was asked for, or the default."""
-    if preprocessing.kind == "image" and plan.batch not in (None, 1):
-        raise InputError(f"--batch {plan.batch}: a picture is an update of its own; leave it out")
-    slices = preprocessing.kind == "volume" and len(preprocessing.size) == 2
-    return plan.batch or (8 if slices else 1)
 
 
 def _streams(cases: list[Case], reset: str) -> list[list[Case]]:

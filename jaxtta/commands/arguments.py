@@ -64,6 +64,11 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def seeds(text: str) -> list[int]:
+    """The seeds of `0,1,2`."""
+    return [seed(part.strip()) for part in text.split(",")]
+
+
 def words(text: str) -> tuple[str, ...]:
     """The words of `disc,cup`."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

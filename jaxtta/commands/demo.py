@@ -12,14 +12,14 @@ from jaxtta.core import InputError
 from jaxtta.data import images, overlays
 
 CENTRES = ("birch", "cedar", "dogwood")
-CHECKPOINT = "synthetic_fundus"
+CHECKPOINTS = {"released": "synthetic_fundus", "strong": "synthetic_fundus_strong"}  # by the recipe of their training
 METHODS = ("source", "batch_statistics", "tent", "grata")
 
 
-def demo_checkpoint() -> Path:
-    """The folder of the quick start's source model: in the installed package, or in `checkpoints/` of a clone."""
-    inside = Path(str(files("jaxtta"))) / "checkpoints" / CHECKPOINT
-    clone = Path(str(files("jaxtta"))).parent / "checkpoints" / CHECKPOINT
+def demo_checkpoint(recipe: str = "released") -> Path:
+    """The folder of a quick start's source model: in the installed package, or in `checkpoints/` of a clone."""
+    inside = Path(str(files("jaxtta"))) / "checkpoints" / CHECKPOINTS[recipe]
+    clone = Path(str(files("jaxtta"))).parent / "checkpoints" / CHECKPOINTS[recipe]
     return inside if inside.is_dir() else clone
 
 

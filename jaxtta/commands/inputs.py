@@ -43,6 +43,18 @@ def preprocessing_for(
     return Preprocessing(size, 3 if channels is None else channels, mask_values)
 
 
+def batch_for(asked: int | None, preprocessing: Preprocessing | VolumePreprocessing) -> int:
+    """Slices or windows in an update: what was asked for, or 8 slices, 1 window, 1 picture.
+
+    Raises:
+        InputError: more than one was asked for of pictures.
+    """
+    if preprocessing.kind == "image" and asked not in (None, 1):
+        raise InputError(f"--batch {asked}: a picture is an update of its own; leave it out")
+    slices = preprocessing.kind == "volume" and len(preprocessing.size) == 2
+    return asked or (8 if slices else 1)
+
+
 def find_all(
     images: list[Path],
     masks: list[Path],

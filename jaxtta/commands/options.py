@@ -1,7 +1,9 @@
 """Methods from words: `--method grata --set rate=linear --set optimiser=sgd` becomes a method."""
 
+import functools
 import inspect
 import re
+from collections.abc import Callable, Mapping
 
 import optax
 
@@ -36,15 +38,15 @@ def parse_settings(pairs: list[str]) -> dict[str, str]:
     return settings
 
 
-def method_options(name: str) -> list[str]:
+def method_options(name: str, *, registry: Mapping[str, Callable[..., Method]] = METHODS) -> list[str]:
     """The keys that `--set` takes for a method.
 
     Raises:
         InputError: an unknown method.
     """
-    if name not in METHODS:
-        raise InputError(f"method is {name!r}; choose one of {', '.join(METHODS)}")
-    parameters = inspect.signature(METHODS[name]).parameters.values()
+    if name not in registry:
+        raise InputError(f"method is {name!r}; choose one of {', '.join(registry)}")
+    parameters = inspect.signature(registry[name]).parameters.values()
     keys = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     return keys + ["learning_rate"] if "optimiser" in keys else keys
 
@@ -58,19 +60,37 @@ def build_method(
         name: in `METHODS`.
         model: the network.
         task: what is segmented.
-        settings: keywords of the method as text; `optimiser` is adam, sgd or adamw, `learning_rate` its rate, `select`
-            is norm_affine, everything or a regular expression over parameter paths.
+        settings: keywords of the method as text, see `method_of`.
         each_image_anew: start every image from the source (`episodic`).
         times: updates per image (`repeat`).
 
     Raises:
         InputError: an unknown method, key or value; the message lists the choices.
     """
-    known = method_options(name)
+    method = method_of(name, settings)(model, task)
+    method = method if times == 1 else repeat(method, times)
+    return guarded(episodic(method) if each_image_anew else method)
+
+
+def method_of(
+    name: str, settings: dict[str, str], *, registry: Mapping[str, Callable[..., Method]] = METHODS
+) -> Callable[[Model, Task], Method]:
+    """A method's factory with its keywords read from text.
+
+    Args:
+        name: in the registry.
+        settings: keywords of the method as text; `optimiser` is adam, sgd or adamw, `learning_rate` its rate, `select`
+            is norm_affine, everything or a regular expression over parameter paths.
+        registry: factories `(model, task, *, keywords) -> Method` by their names.
+
+    Raises:
+        InputError: an unknown method, key or value; the message lists the choices.
+    """
+    known = method_options(name, registry=registry)
     unknown = [key for key in settings if key not in known]
     if unknown:
         raise InputError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(known) or '(none)'}")
-    parameters = inspect.signature(METHODS[name]).parameters
+    parameters = inspect.signature(registry[name]).parameters
     keywords: dict[str, object] = {
         k: PARSED.get(type(parameters[k].default), _as_it_is)(k, v)
         for k, v in settings.items()
@@ -85,9 +105,7 @@ def build_method(
         )
     if "select" in settings:
         keywords["select"] = _selection(settings["select"])
-    method = METHODS[name](model, task, **keywords)
-    method = method if times == 1 else repeat(method, times)
-    return guarded(episodic(method) if each_image_anew else method)
+    return functools.partial(registry[name], **keywords)
 
 
 def _positive(key: str, text: str | float) -> float:
@@ -98,6 +116,14 @@ def _positive(key: str, text: str | float) -> float:
     if not 0 < value < float("inf"):
         raise InputError(f"{key} is {text!r}; expected a positive number, as in 1e-4")
     return value
+
+
+def _number(key: str, text: str) -> float:
+    """Any number: the method says which ones it takes."""
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{key} is {text!r}; expected a number, as in 0.5") from None
 
 
 def _whole(key: str, text: str) -> int:
@@ -116,7 +142,7 @@ def _as_it_is(key: str, text: str) -> str:
     return text
 
 
-PARSED = {float: _positive, int: _whole, bool: _truth}  # by the type of a keyword's default
+PARSED = {float: _number, int: _whole, bool: _truth}  # by the type of a keyword's default
 
 
 def _selection(text: str) -> Select:

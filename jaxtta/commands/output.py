@@ -62,8 +62,14 @@ def begin_output(out: Path, reads: Iterable[Path]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all; a number that is not finite, for which JSON has no word, becomes null."""
+    write_text(path, json.dumps(_finite(value), indent=1, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all, making its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(_finite(value), indent=1, default=str) + "\n")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -15,6 +15,7 @@ A model trained at one hospital fails on another scanner's images; jaxtta adapts
                                                 which source suits these images
   jaxtta adapt-multi --sources A B C --images I --out result
                                                 several source models at once, each as far as it suits the images
+  jaxtta benchmark --demo                       every method compared, with costs and a report
   jaxtta pretrain --images I --out encoder      an encoder from images without labels (for train --encoder)
   jaxtta evaluate-encoder --encoders random A B ... --out result
                                                 which encoder a segmentation makes most of
@@ -37,7 +38,7 @@ SETTINGS = """options of the methods (--set key=value):
          anchor              weight of the distance to the source, 2000 by default
   sar    radius              length of the step up, 0.05 by default
          reset               entropy in nats below which the source returns, 0.2 by default: nearly always; 0.02 suits
-                             two classes better
+                             two classes better, 0 is never
   memo   optimiser, learning_rate, select
                              SGD 2.5e-4 without momentum and everything by default; if one of the first two is set, the
                              other is as above
@@ -61,15 +62,17 @@ SETTINGS = """options of the methods (--set key=value):
          optimiser, learning_rate
                              Adam 0.05 (0.9, 0.99) by default; if one of the two is set, the other is as above
   diga   statistics, history, classifier
-                             shares of the source's statistics, of the stream's prototypes and of the classifier, 0.8
+                             shares of the source's statistics and of the stream's prototypes, 0.8, and of the
+                             classifier, 0.2
          confidence, momentum
-                             of the pixels that make a prototype, 0.9; of a new image in the stream's, 0.1
+                             of the pixels that make a prototype, and share of a new image in the stream's, 0.9
   sictta pool, neighbours    images that the pool holds, 40; and that the statistics are taken with, 5
          contrast            how far the contrast is changed to choose them, 0.5
   dltta  bank, neighbours    images that the bank holds, 40, and that a prediction is compared with, 5
          optimiser, learning_rate, select
                              Adam 1e-3 and norm_affine by default; if one of the first two is set, the other is as above
-  cotta  threshold           confidence of the source below which predictions are averaged over views, 0.9 by default
+  cotta  threshold           confidence of the source below which predictions are averaged over views, 0.9 by default;
+                             above it little or nothing is learned; 1 always averages
          restore             probability that a parameter returns to the source's, 0.01
   rotta  alpha               share of a batch in the running statistics, 0.05 by default
          bank, batch         images that the bank holds, 64, and that an update takes of them, 4
@@ -93,6 +96,38 @@ ADAPTED = """what is written:
 With several folders of images there is one folder of results for each; the state starts anew at each (see --reset).
 Several modalities of a volume: one 4-D file, files NAME_0000.nii.gz, NAME_0001.nii.gz, ..., or a list with the columns
 image,image2,...
+"""
+
+BENCHMARKED = """protocols:
+  reset         domain after domain; the state starts from the source at each
+  continual     the domains as one stream, never reset
+  rounds        the same three times over
+  mixed         the images of all domains shuffled into one stream
+  episodic      every image starts from the source
+  label_shift   as reset, the images of a domain by the size of what is segmented
+the file (TOML), whose entries are named as the flags; paths are relative to its folder, and a flag replaces an entry:
+  images = ["north/images", "south/images"]
+  masks = ["north/masks", "south/masks"]
+  methods = ["batch_statistics", "tent", "tent:learning_rate=1e-3", "grata"]
+  orders = [["north", "south"], ["south", "north"]]
+  seeds = [0, 1, 2]
+  [sources]
+  plain = "plain/best"
+  strong = "strong/best"
+  [protocols.reset]
+  [protocols.ten_rounds]          # a protocol of one's own: reset is domain, image or never; images are listed,
+  reset = "never"                 # by_size or mixed
+  rounds = 10
+what is written:
+  OUT/report.html            tables, figures, and pictures of the largest gains and harms, in one file
+  OUT/results.csv            a row for each image visited; the same bits when it is run again
+  OUT/costs.csv              seconds per image once compiled, compilation, memory, network passes, size of the state
+  OUT/tables/                scores and costs as Markdown, LaTeX and CSV
+  OUT/figures/, OUT/gallery/ what the report shows
+  OUT/cells/                 the finished rows of each source, protocol, order, seed and method: what --resume keeps
+  OUT/run.json               versions, configuration, digests of the sources, summary
+Masks score and adapt nothing. The method source, which adapts nothing, is always among the methods. Mean Dice counts
+domains alike; harmed are images that lose more than one point; p is Wilcoxon's, corrected by Holm.
 """
 
 EXPORTED = """what is written:

@@ -50,21 +50,48 @@ def finish(
     row = {"domain": sample.case.domain, "name": name, **shape, "seconds": seconds, **info}
     if sample.reference is None:
         return row
-    scores, slices = {}, [{"slice": number} for number in range(sample.planes if isinstance(sample, Study) else 0)]
+    if isinstance(sample, Study):
+        write_rows(folders.out / "slices" / f"{name}.csv", _slices(assembly, task))
+    return row | scores(assembly, task)
+
+
+def scores(assembly: Assembly, task: Task) -> dict[str, float]:
+    """Dice, ASD, ASSD and HD95 of each class as `metrics.score` has them, and `dice`, the mean over classes.
+
+    Args:
+        assembly: a whole prediction of a case with a reference.
+        task: what is segmented.
+    """
+    columns = {}
     for c in range(task.foreground.start, task.foreground.stop):
-        prediction, reference = assembly.channel(c), task.channel(sample.reference, c)
-        score = metrics.score(prediction, reference, spacing=sample.spacing)
-        scores |= {f"{metric}_{task.names[c]}": value for metric, value in score.items()}
-        for own in slices:
-            part = sample.plane(own["slice"])
-            own[f"dice_{task.names[c]}"] = 100 * metrics.dice(prediction[part], reference[part])
-    if slices:
-        write_rows(folders.out / "slices" / f"{name}.csv", slices)
-    return row | {"dice": mean([v for k, v in scores.items() if k.startswith("dice_")]), **scores}
+        prediction, reference = assembly.channel(c), task.channel(assembly.sample.reference, c)
+        score = metrics.score(prediction, reference, spacing=assembly.sample.spacing)
+        columns |= {f"{metric}_{task.names[c]}": value for metric, value in score.items()}
+    return {"dice": mean([value for name, value in columns.items() if name.startswith("dice_")]), **columns}
+
+
+def picture(assembly: Assembly, task: Task) -> np.ndarray:
+    """The contours of a prediction on its image, or on slices of its volume, `[h, w, 3]` uint8."""
+    sample = assembly.sample
+    if isinstance(sample, Study):
+        return _montage(assembly, task)
+    prediction, reference = _contours(assembly, task, (...,))
+    return overlays.overlay(sample.photo, prediction, reference=reference)
+
+
+def _slices(assembly: Assembly, task: Task) -> list[dict[str, float]]:
+    """The Dice of each slice of a volume."""
+    study, rows = assembly.sample, [{"slice": number} for number in range(assembly.sample.planes)]
+    for c in range(task.foreground.start, task.foreground.stop):
+        prediction, reference = assembly.channel(c), task.channel(study.reference, c)
+        for row in rows:
+            part = study.plane(row["slice"])
+            row[f"dice_{task.names[c]}"] = 100 * metrics.dice(prediction[part], reference[part])
+    return rows
 
 
 def _write_picture(assembly: Assembly, folders: Folders, loaded: Checkpoint) -> None:
-    sample, task, name = assembly.sample, loaded.task, assembly.sample.case.name
+    task, name = loaded.task, assembly.sample.case.name
     values = written_values(loaded.preprocessing.mask_values)
     images.write_label_png(folders.out / "masks" / f"{name}.png", assembly.labels, values)
     if folders.probabilities:
@@ -72,12 +99,8 @@ def _write_picture(assembly: Assembly, folders: Folders, loaded: Checkpoint) -> 
             grey = np.round(assembly.probabilities[..., c] * 65535).astype(np.uint16)
             images.write_png(folders.out / "probabilities" / f"{name}_{task.names[c]}.png", grey)
     if folders.overlays:
-        prediction, reference = _contours(assembly, task, (...,))
-        picture = overlays.overlay(sample.photo, prediction, reference=reference)
-        longest = max(picture.shape[:2])
-        if longest > OVERLAY_SIDE:
-            picture = images.resize(picture, tuple(round(n * OVERLAY_SIDE / longest) for n in picture.shape[:2]))
-        images.write_png(folders.out / "overlays" / f"{name}.png", picture)
+        shown = images.at_most(picture(assembly, task), OVERLAY_SIDE)
+        images.write_png(folders.out / "overlays" / f"{name}.png", shown)
 
 
 def _write_volume(assembly: Assembly, folders: Folders, loaded: Checkpoint) -> None:
@@ -90,7 +113,7 @@ def _write_volume(assembly: Assembly, folders: Folders, loaded: Checkpoint) -> N
             path = folders.out / "probabilities" / f"{name}_{task.names[c]}{suffix}"
             nifti.write_map(path, assembly.probabilities[..., c], sample.geometry)
     if folders.overlays:
-        images.write_png(folders.out / "overlays" / f"{name}.png", _montage(assembly, task))
+        images.write_png(folders.out / "overlays" / f"{name}.png", picture(assembly, task))
 
 
 def _contours(assembly: Assembly, task: Task, part: tuple) -> tuple[np.ndarray, np.ndarray | None]:

@@ -9,6 +9,7 @@ import os
 import uuid
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin  # the TIFF reader is registered here, not by the first of several threads
@@ -212,6 +213,12 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(frame.resize(size[::-1], Image.Resampling.BICUBIC)).reshape(*size, -1)
 
 
+def at_most(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture `[h, w, channels]`, uint8, shrunk until its longer side is at most `side` pixels."""
+    longest = max(picture.shape[:2])
+    return picture if longest <= side else resize(picture, tuple(round(n * side / longest) for n in picture.shape[:2]))
+
+
 def resize_nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Nearest-neighbour resizing of a mask or label map `[h, w]`, uint8 or int32, to `[*size]` of the same dtype."""
     return np.array(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
@@ -222,14 +229,16 @@ def resize_linear(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarra
     return _resample(probabilities, size, Image.Resampling.BILINEAR)
 
 
-def _save(path: Path, frame: Image.Image) -> None:
-    """Writes a PNG under another name in the same folder, then renames it: a reader never meets half a file."""
+def _save(path: Path, frame: Image.Image, **encoding: Any) -> None:
+    """Writes a PNG, or what `encoding` says, under another name in the same folder, then renames it: a reader never
+    meets half a file.
+    """
     path = Path(path)
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            frame.save(part, format="PNG")
+            frame.save(part, **{"format": "PNG", **encoding})
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -256,6 +265,11 @@ def write_png(path: Path, array: np.ndarray) -> None:
     if not colour and not grey:
         raise InputError(f"{path}: a PNG takes grey uint8 or uint16, or RGB uint8, got {array.dtype} {array.shape}")
     _save(path, Image.fromarray(np.ascontiguousarray(array)))
+
+
+def write_jpeg(path: Path, picture: np.ndarray) -> None:
+    """Writes an RGB picture `[h, w, 3]`, uint8, as a JPEG whole or not at all, making the folder if need be."""
+    _save(path, Image.fromarray(np.ascontiguousarray(picture)), format="JPEG", quality=88, subsampling=0)
 
 
 def write_label_png(path: Path, labels: np.ndarray, mask_values: tuple[int, ...]) -> None:
