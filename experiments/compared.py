@@ -1,0 +1,78 @@
+"""What the experiments on adaptation methods share: their images, three synthetic centres unless there are others, and
+a benchmark of some methods on them.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtta import run
+from jaxtta.benchmark.protocols import PROTOCOLS
+from jaxtta.commands.benchmark import benchmark
+from jaxtta.commands.benchmark_plan import Benchmark
+from jaxtta.commands.demo import CENTRES, CHECKPOINTS, demo_checkpoint
+from jaxtta.commands.synthesize import synthesize
+
+SIZE, SEED = 256, 1000  # of the synthetic photographs; the sources saw others
+
+
+def parser_of(name: str, about: str) -> argparse.ArgumentParser:
+    """A parser with the arguments that all of them take."""
+    parser = argparse.ArgumentParser(f"python -m experiments.{name}", description=about.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; what is there is kept")
+    parser.add_argument("--source", type=Path, metavar="CHECKPOINT", help="source model (the quick start's two)")
+    images = "folders or lists, one for each domain (drawn: birch, cedar, dogwood)"
+    parser.add_argument("--images", nargs="+", type=Path, default=[], metavar="PATH", help=images)
+    parser.add_argument("--masks", nargs="+", type=Path, default=[], metavar="PATH", help="one for each of --images")
+    parser.add_argument("--root", type=Path, metavar="PATH", help="what the paths of lists are relative to")
+    parser.add_argument("--count", type=int, default=16, metavar="N", help="images drawn for each centre (16)")
+    return parser
+
+
+def compared(
+    options: argparse.Namespace,
+    methods: Sequence[str],
+    *,
+    protocols: Sequence[str] = ("reset",),
+    orders: int = 1,
+    seeds: Sequence[int] = (0,),
+    recipes: Sequence[str] = tuple(CHECKPOINTS),
+) -> dict[str, Any]:
+    """Runs a benchmark into `OUT/benchmark`, or goes on with it; returns the content of its `run.json`.
+
+    Args:
+        options: what `parser_of` has read.
+        methods: as of `jaxtta benchmark`.
+        protocols: names of protocols.
+        orders: how many orders of the domains.
+        seeds: of the methods.
+        recipes: which of the quick start's sources, unless there is another one.
+    """
+    out, images, masks = options.out, tuple(options.images), tuple(options.masks)
+    run.use_compilation_cache(out / "compiled")
+    if not images:
+        folders = [out / "data" / centre for centre in CENTRES]
+        if not all(folder.is_dir() for folder in folders):
+            synthesize(out / "data", centres=CENTRES, count=options.count, size=SIZE, seed=SEED)
+        images, masks = (tuple(folder / kind for folder in folders) for kind in ("images", "masks"))
+    own = {} if options.source is None else {options.source.name: options.source}
+    plan = Benchmark(
+        sources=own or {recipe: demo_checkpoint(recipe) for recipe in recipes},
+        images=images,
+        masks=masks,
+        root=options.root,
+        out=out / "benchmark",
+        methods=tuple(methods),
+        protocols={name: PROTOCOLS[name] for name in protocols},
+        orders=orders,
+        seeds=tuple(seeds),
+        resume=(out / "benchmark" / "run.json").is_file(),
+    )
+    return benchmark(plan)
+
+
+def gains(record: dict[str, Any]) -> dict[tuple[str, str, str], float]:
+    """The mean Dice of each `(source, protocol, method)` less that of no adaptation."""
+    dice = {(row["source"], row["protocol"], row["method"]): row["dice"] for row in record["summary"]}
+    return {key: value - dice[*key[:2], "source"] for key, value in dice.items()}

@@ -1,0 +1,120 @@
+"""The paper's main table: every fundus domain as the source, every other one as the target, every method.
+
+Without `--lists` five synthetic centres stand for the five domains: a small ResUNet-18 (width 16, 128 x 128, all
+self-supervised heads) is trained on each, and meets the four others. With `--lists` they are the released lists
+`<domain>_train.csv` and `<domain>_test.csv` (REFUGE_Valid has one, `REFUGE_Valid.csv`) of RIM_ONE_r3, REFUGE, ORIGA,
+REFUGE_Valid and Drishti_GS below `--root`, and `--sources` has a checkpoint `DOMAIN` of each (`jaxtta convert`).
+
+    python -m experiments.main_table --out main_table
+    python -m experiments.main_table --out main_table --lists lists --root Fundus --sources sources
+
+Written: `main.md` and `main.csv`, a row for each method: Dice in percent, for each source the mean of its four targets,
+and the mean of those; and a whole benchmark, with its report, below `OUT/<domain>`. What is there already is not
+computed again.
+
+Reference:
+    Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation", AAAI 2025.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.comparison import listed
+from experiments.tables import printed
+from jaxtta import run
+from jaxtta.commands.benchmark import benchmark
+from jaxtta.commands.benchmark_plan import Benchmark
+from jaxtta.commands.inputs import find_all
+from jaxtta.commands.results import write_rows
+from jaxtta.commands.synthesize import synthesize
+from jaxtta.commands.train import Training, train
+from jaxtta.core import InputError, Task
+from jaxtta.data.cases import Case
+from jaxtta.data.preprocessing import Preprocessing
+from jaxtta.data.synthetic import CENTRES
+from jaxtta.methods import METHODS
+from jaxtta.models.heads import HEADS
+
+DOMAINS = ("RIM_ONE_r3", "REFUGE", "ORIGA", "REFUGE_Valid", "Drishti_GS")
+MODEL = {"architecture": "resunet", "depth": 18, "width": 16, "heads": HEADS}
+TASK, PREPROCESSING = Task(2, "sigmoid", ("disc", "cup")), Preprocessing((128, 128), 3, "fundus")
+TRAINED, TESTED = 1, 1000  # seeds of the synthetic photographs
+
+
+def synthetic(domain: str, options: argparse.Namespace) -> tuple[Path, list[Case]]:
+    """A centre's source model, trained on its own photographs, and others to test on."""
+    out = options.out
+    for folder, count, seed in (("train", options.train_count, TRAINED), ("test", options.count, TESTED)):
+        if not (out / folder / domain).is_dir():
+            drawn = synthesize(out / "drawing", centres=(domain,), count=count, size=256, seed=seed)[0]
+            (out / folder).mkdir(parents=True, exist_ok=True)
+            drawn.rename(out / folder / domain)
+            (out / "drawing").rmdir()
+    source, images = out / "sources" / domain, out / "train" / domain
+    plan = Training(
+        (images / "images",), source, TASK, PREPROCESSING, masks=(images / "masks",), model=MODEL, optimiser="adam",
+        epochs=options.epochs, augmentation=options.augmentation, resume=(source / "run.json").is_file(),
+    )  # fmt: skip
+    train(plan)
+    test = out / "test" / domain
+    return source / "best", find_all([test / "images"], [test / "masks"], PREPROCESSING)
+
+
+def released(domain: str, options: argparse.Namespace) -> tuple[Path, list[Case]]:
+    """A domain's source model, and all its images."""
+    names = (f"{domain}_train.csv", f"{domain}_test.csv", f"{domain}.csv")
+    lists = tuple(options.lists / name for name in names if (options.lists / name).is_file())
+    if not lists:
+        raise InputError(f"{options.lists}: no {' or '.join(names)}; give the folder of the released lists")
+    return options.sources / domain, [
+        case for path in lists for case in find_all([path], [], PREPROCESSING, root=options.root)
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs it all; `arguments` are those of the command line when None."""
+    parser = argparse.ArgumentParser("python -m experiments.main_table", description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; what is there is kept")
+    parser.add_argument("--lists", type=Path, metavar="DIR", help="folder of the released CSV lists")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="what the paths of the lists are relative to")
+    parser.add_argument("--sources", type=Path, metavar="DIR", help="folder with a checkpoint for each domain")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME", help="some of them (all)")
+    parser.add_argument("--domains", nargs="+", metavar="NAME", help="some of the domains (all)")
+    parser.add_argument("--train-count", type=int, default=120, metavar="N", help="photographs to train on (120)")
+    parser.add_argument("--count", type=int, default=12, metavar="N", help="photographs of each target (12)")
+    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="of training (30)")
+    parser.add_argument("--augmentation", default="released", metavar="NAME", help="released or strong (released)")
+    options = parser.parse_args(arguments)
+    if options.lists is not None and options.sources is None:
+        parser.error("--lists needs --sources: a folder with a checkpoint for each domain, by jaxtta convert")
+    out = options.out
+    run.use_compilation_cache(out / "compiled")
+    domains = tuple(options.domains or (CENTRES if options.lists is None else DOMAINS))
+    found = {domain: (synthetic if options.lists is None else released)(domain, options) for domain in domains}
+    (out / "lists").mkdir(parents=True, exist_ok=True)
+    lists = {domain: listed(out / "lists" / f"{domain}.csv", cases) for domain, (_, cases) in found.items()}
+    dice: dict[str, dict[str, float]] = {}
+    for domain in domains:
+        plan = Benchmark(
+            sources={domain: found[domain][0]},
+            images=tuple(path for other, path in lists.items() if other != domain),
+            out=out / domain,
+            methods=tuple(options.methods),
+            resume=(out / domain / "run.json").is_file(),
+        )
+        for row in benchmark(plan)["summary"]:
+            dice.setdefault(row["method"], {})[domain] = row["dice"]
+    rows = [{"method": method, **own, "mean": float(np.mean([*own.values()]))} for method, own in dice.items()]
+    notes = ["Dice in percent: for each source the mean over its targets, each counting the same; and their mean"]
+    shown = [{key: v if isinstance(v, str) else f"{v:.2f}" for key, v in row.items()} for row in rows]
+    text = printed("Every domain as the source", shown, notes)
+    (out / "main.md").write_text(text)
+    write_rows(out / "main.csv", rows)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What the length and the order of a stream do: one continual stream, three rounds of it, orders of the domains, a
+mixture, a label shift, and each image on its own, beside the usual start from the source at each domain.
+
+Three synthetic centres that the quick start's two source models have not seen; or images of one's own. Learning rate
+1e-3 for the methods that have one, so that there is something to accumulate.
+
+    python -m experiments.streams --out streams
+"""
+
+from collections.abc import Sequence
+
+from experiments.compared import compared, parser_of
+from experiments.tables import printed
+from jaxtta.benchmark.protocols import PROTOCOLS
+from jaxtta.commands.results import write_rows
+
+METHODS = (
+    "batch_statistics",
+    "progressive_bn",
+    "tent:learning_rate=1e-3",
+    "vptta",
+    "cotta:learning_rate=1e-3",
+    "grata:learning_rate=1e-3",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs it all; `arguments` are those of the command line when None."""
+    parser = parser_of("streams", __doc__)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME", help=f"({' '.join(METHODS)})")
+    parser.add_argument("--orders", type=int, default=3, metavar="N", help="of the domains (3)")
+    options = parser.parse_args(arguments)
+    record = compared(options, options.methods, protocols=tuple(PROTOCOLS), orders=options.orders)
+    scores = {(row["source"], row["protocol"], row["method"]): row for row in record["summary"]}
+    rows = []
+    for source in record["sources"]:
+        for method in record["methods"]:
+            own = {protocol: scores[source, protocol, method] for protocol in PROTOCOLS}
+            row = {"source": source, "method": method, **{name: f"{s['dice']:.2f}" for name, s in own.items()}}
+            row["degradation"] = f"{own['rounds']['degradation']:+.2f}"
+            rows.append(row | {"spread": f"{own['continual']['spread']:.2f}"})
+    notes = [
+        "Dice in percent, mean of domains and orders",
+        "Degradation: the third round's less the first's; spread: standard deviation of continual over the orders",
+    ]
+    text = printed("Length and order of the stream", rows, notes)
+    (options.out / "streams.md").write_text(text)
+    write_rows(options.out / "streams.csv", rows)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
