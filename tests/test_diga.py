@@ -45,7 +45,7 @@ def choices(task, probabilities):
     return [np.stack([1 - p, p], -1) for p in np.moveaxis(probabilities, -1, 0)]
 
 
-def expected(task, streams, outputs, shares=(0.8, 0.8, 0.1), confidence=0.9):
+def expected(task, streams, outputs, shares=(0.8, 0.2, 0.9), confidence=0.9):
     """The fused probabilities of the classes and the history after each image, decision by decision."""
     history_share, classifier, momentum = shares
     kept, told = {}, []
@@ -55,7 +55,7 @@ def expected(task, streams, outputs, shares=(0.8, 0.8, 0.1), confidence=0.9):
         for d, p in enumerate(choices(task, np.float64(task.probabilities(jnp.asarray(logits, jnp.float32))))):
             cosines, missing = [], []
             for k in range(p.shape[-1]):
-                mine = features[p[..., k] > confidence]
+                mine = features[(p[..., k] >= confidence) & (p.argmax(-1) == k)]
                 own = mine.mean(0) if len(mine) else None
                 if own is not None:
                     old = kept.get((d, k))
@@ -76,10 +76,12 @@ def expected(task, streams, outputs, shares=(0.8, 0.8, 0.1), confidence=0.9):
     return told
 
 
-@pytest.mark.parametrize(("dimensions", "activation"), [(2, "sigmoid"), (2, "softmax"), (3, "softmax")])
-def test_prototypes_and_prediction_are_those_of_the_definition(dimensions, activation):
+@pytest.mark.parametrize(
+    ("dimensions", "activation", "sure"),
+    [(2, "sigmoid", 0.9), (2, "softmax", 0.5), (2, "softmax", 0.2), (3, "softmax", 0.5)],
+)
+def test_prototypes_and_prediction_are_those_of_the_definition(dimensions, activation, sure):
     model, task, source, images, outputs = network(dimensions, activation)
-    sure = 0.9 if activation == "sigmoid" else 0.5
     history = along(diga(model, task) if sure == 0.9 else diga(model, task, confidence=sure), source, images)
     for (state, output), (fused, kept) in zip(history, expected(task, images, outputs, confidence=sure)):
         got = np.float64(task.probabilities(output.logits))

@@ -40,7 +40,7 @@ def choices(task, logits):
     logits = np.asarray(logits, np.float64)
     if task.activation == "sigmoid":
         on = 1 / (1 + np.exp(-logits))
-        return np.stack([on, 1 - on], axis=-1)
+        return np.stack([1 - on, on], axis=-1)
     exponentials = np.exp(logits - logits.max(-1, keepdims=True))
     return (exponentials / exponentials.sum(-1, keepdims=True))[..., None, :]
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxtta import stats
 from jaxtta.core import Array, InputError, Key, Method, Output, Source, Task
+from jaxtta.methods.reliable import decisions
 from jaxtta.models import require_batch_norm
 from jaxtta.models.heads import PIXELS
 
@@ -28,26 +29,28 @@ def diga(
     *,
     statistics: float = 0.8,
     history: float = 0.8,
-    classifier: float = 0.8,
+    classifier: float = 0.2,
     confidence: float = 0.9,
-    momentum: float = 0.1,
+    momentum: float = 0.9,
 ) -> Method:
     """Mixes statistics, then the classifier's probabilities with those of the nearest class prototype.
 
         μ, σ² = statistics · source + (1 − statistics) · image
-        q_k = mean of the features f of the pixels with p_k > confidence;  h_k ← (1 − momentum) h_k + momentum q_k
+        q_k = mean of the features f of the pixels of class k with p_k ≥ confidence
+        h_k ← (1 − momentum) h_k + momentum q_k
         prototype_k = history · h_k + (1 − history) q_k;  p̃ = softmax over k of cos(f, prototype_k)
         prediction = classifier · p + (1 − classifier) · p̃
 
-    f is the map whose 1×1 convolution gives the classifier's logits, p their probabilities. The first q_k is h_k; a
-    class that the image has no confident pixel of keeps h_k, and one that had none yet has `p̃_k = p_k`.
+    f is the map whose 1×1 convolution gives the classifier's logits, p their probabilities; a pixel is of the class
+    with the largest. The first q_k is h_k; a class that the image has no confident pixel of keeps h_k, and one that had
+    none yet has `p̃_k = p_k`.
 
     Adapts: no parameter; the state is h.
     Predicts: after h has taken the image in. `predict` uses h as it is, with the image's own q, so that it repeats the
         step's prediction.
-    Differs from the reference code: written from the paper's abstract and the published settings, so that the
-        direction of the shares and of the momentum, and cosines without a temperature, are our choice. A channel of a
-        sigmoid task has two prototypes, off and on. A batch counts once.
+    Differs from the paper: there the shares of the prototypes in the prediction and of h in its update are the numbers,
+        0.8 and 0.1, here their complements. That `history` is the stream's share, and cosines without a temperature,
+        are our choice. A channel of a sigmoid task has two prototypes, off and on. A batch counts once.
 
     Args:
         model: a `jaxtta.models.Model` with batch norm.
@@ -55,8 +58,8 @@ def diga(
         statistics: the source's share of the statistics, from 0 to 1.
         history: share of the stream's prototype beside the image's.
         classifier: the classifier's share of the prediction.
-        confidence: probability above which a pixel counts for a prototype.
-        momentum: share of a new image in the stream's prototypes.
+        confidence: probability from which a pixel counts for a prototype.
+        momentum: share of a new image in the stream's prototypes, which by the paper forget fast.
 
     Returns:
         A method whose info holds `confident`, the share of decisions that count for a prototype.
@@ -79,10 +82,7 @@ def diga(
     def apply(source: Source, images: Array) -> tuple[Array, Array]:
         """Features and log-probabilities of each decision's choices, `[..., channels]`, `[..., decisions, choices]`."""
         outputs, _ = model.apply(source._asdict(), images, stats=policy, heads=("segmentation", PIXELS))
-        logits, features = outputs["segmentation"], outputs[PIXELS]
-        if task.activation == "softmax":
-            return features, jax.nn.log_softmax(logits)[..., None, :]
-        return features, jnp.stack([jax.nn.log_sigmoid(-logits), jax.nn.log_sigmoid(logits)], axis=-1)
+        return outputs[PIXELS], decisions(task, outputs["segmentation"])
 
     def init(source: Source, images: Array) -> DigaState:
         features, choices = jax.eval_shape(apply, source, images)
@@ -95,7 +95,7 @@ def diga(
         moved = (1 - momentum) * state.prototypes + momentum * own
         merged = jnp.where(state.known[..., None], moved, own)
         state = DigaState(jnp.where(there[..., None], merged, state.prototypes), state.known | there)
-        share = jnp.mean(jnp.any(jnp.exp(logarithms) > confidence, axis=-1).astype(logarithms.dtype))
+        share = jnp.mean(jnp.any(_confident(logarithms, confidence), axis=-1), dtype=logarithms.dtype)
         return state, Output(fused(state, features, logarithms), {"confident": share})
 
     def predict(source: Source, state: DigaState, images: Array) -> Array:
@@ -117,11 +117,17 @@ def diga(
 
 def _prototypes(features: Array, logarithms: Array, confidence: float) -> tuple[Array, Array]:
     """Mean features of each choice's confident pixels, zeros where it has none, and where it has some."""
-    confident = (jnp.exp(logarithms) > confidence).astype(features.dtype)
+    confident = _confident(logarithms, confidence).astype(features.dtype)
     pixels, flags = features.reshape(-1, features.shape[-1]), confident.reshape(-1, *confident.shape[-2:])
     number = jnp.sum(flags, axis=0)
     total = jnp.einsum("pf,pdc->dcf", pixels, flags, precision="highest")
     return total / jnp.maximum(number, 1)[..., None], number > 0
+
+
+def _confident(logarithms: Array, confidence: float) -> Array:
+    """Which choice each decision makes confidently, if any."""
+    probabilities = jnp.exp(logarithms)
+    return (probabilities >= confidence) & (probabilities == jnp.max(probabilities, axis=-1, keepdims=True))
 
 
 def _by_prototypes(features: Array, probabilities: Array, prototypes: Array, known: Array) -> Array:

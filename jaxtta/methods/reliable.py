@@ -1,7 +1,7 @@
-"""Which decisions of a segmentation are reliable: the samples that EATA and SAR choose from.
+"""The decisions of a segmentation, and which are reliable: the samples that EATA and SAR choose from.
 
 Both papers choose among images to classify. Here a sample is one decision of the network: of a softmax task each pixel,
-among all classes; of a sigmoid task each channel of a pixel, on or off. This is our choice: a stream of single images
+among all classes; of a sigmoid task each channel of a pixel, off or on. This is our choice: a stream of single images
 would otherwise be used as a whole or not at all, and the mean entropy of an image is mostly that of its background.
 """
 
@@ -15,10 +15,10 @@ from jaxtta.core import Array, InputError, Task, Tree
 
 def decisions(task: Task, logits: Array) -> Array:
     """Log probabilities `[batch, *space, decisions, choices]` of logits `[batch, *space, classes]`: of a softmax task
-    one decision among the classes, of a sigmoid task one between on and off for each class.
+    one decision among the classes, of a sigmoid task one between off and on for each class.
     """
     if task.activation == "sigmoid":
-        return jnp.stack([jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)], axis=-1)
+        return jnp.stack([jax.nn.log_sigmoid(-logits), jax.nn.log_sigmoid(logits)], axis=-1)
     return jax.nn.log_softmax(logits)[..., None, :]
 
 
