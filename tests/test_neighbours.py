@@ -144,7 +144,7 @@ def test_banks_that_cannot_be_say_what_is_expected(factory, name, value):
     model, task, _, _ = toy()
     with pytest.raises(InputError, match=f"{name} is {value!r}; expected a number of entries"):
         factory(model, task, **{name: value})
-    with pytest.raises(InputError, match=f"neighbours is 4; expected a number from 1 to the 3 entries of the {name}"):
+    with pytest.raises(InputError, match=f"neighbours is 4; expected a number from 1 to the {name}'s 3 entries"):
         factory(model, task, **{name: 3, "neighbours": 4})
 
 

@@ -284,8 +284,11 @@ def test_settings_as_words_are_parsed_by_the_type_of_their_default():
     method = build_method("vptta", model, task, {"bank": "3", "neighbours": "2", "extra_entry": "True"})
     state = jax.eval_shape(method.init, variables, pictures(1, *space, model.channels))
     assert any(leaf.shape[:1] == (4,) for leaf in jax.tree.leaves(state))
-    refusals = {"bank": ("0", "2.5", "x"), "extra_entry": ("yes", "1"), "alpha": ("0", "x")}
+    refusals = {"bank": ("0", "2.5", "x"), "extra_entry": ("yes", "1"), "alpha": ("x",)}
     for key, texts in refusals.items():
         for text in texts:
             with pytest.raises(InputError, match=f"{key} is '{text}'; expected"):
                 build_method("vptta", model, task, {key: text})
+    for text in ("0", "-1", "nan", "inf"):  # numbers, of which the method says which it takes
+        with pytest.raises(InputError, match=f"alpha is {float(text)!r}; expected a share"):
+            build_method("vptta", model, task, {"alpha": text})

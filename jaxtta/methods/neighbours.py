@@ -10,12 +10,16 @@ import jax.numpy as jnp
 from jaxtta.core import Array, InputError, Tree
 
 
-def check_bank(bank: int, neighbours: int, *, name: str = "bank") -> None:
-    """Raises InputError unless both are whole numbers from 1 on and there are no more neighbours than entries."""
+def check_bank(bank: int, neighbours: int, *, extra: int = 0, name: str = "bank") -> None:
+    """Raises InputError unless both are whole numbers from 1 on and there are no more neighbours than entries, which
+    may be some `extra` ones beside those asked for.
+    """
     if not isinstance(bank, int) or bank < 1:
         raise InputError(f"{name} is {bank!r}; expected a number of entries, 1 or more, as in 40")
-    if not isinstance(neighbours, int) or not 1 <= neighbours <= bank:
-        raise InputError(f"neighbours is {neighbours!r}; expected a number from 1 to the {bank} entries of the {name}")
+    if not isinstance(neighbours, int) or not 1 <= neighbours <= bank + extra:
+        raise InputError(
+            f"neighbours is {neighbours!r}; expected a number from 1 to the {name}'s {bank + extra} entries"
+        )
 
 
 def empty(entry: Tree, entries: int) -> Tree:

@@ -8,6 +8,7 @@ import optax
 
 from jaxtta import stats
 from jaxtta.core import Array, InputError, Key, Method, Moments, Output, Source, Task
+from jaxtta.methods import neighbours as banks
 from jaxtta.models import require_batch_norm
 
 TEMPERATURE = 0.2  # of the softmax over the nearest neighbours' cosines
@@ -87,11 +88,8 @@ def vptta(
         raise InputError(f"alpha is {alpha!r}; expected a share of the spectrum, above 0 and up to 1, as in 0.01")
     if not 0 < warm_up < float("inf"):
         raise InputError(f"warm_up is {warm_up!r}; expected a positive number, as in 5.0")
-    if not isinstance(bank, int) or bank < 1:
-        raise InputError(f"bank is {bank!r}; expected a number of entries, 1 or more, as in 40")
+    banks.check_bank(bank, neighbours, extra=extra_entry)
     entries = bank + extra_entry
-    if not isinstance(neighbours, int) or not 1 <= neighbours <= entries:
-        raise InputError(f"neighbours is {neighbours!r}; expected a number from 1 to the bank's {entries} entries")
 
     def block_of(images: Array) -> tuple[slice, ...]:
         """Where the prompt stands in the shifted spectrum, along each spatial axis."""
@@ -101,8 +99,8 @@ def vptta(
 
     def init(source: Source, images: Array) -> VpttaState:
         shape = (*(part.stop - part.start for part in block_of(images)), images.shape[-1])
-        prompt, empty = jnp.ones(shape, images.dtype), jnp.zeros((entries, *shape), images.dtype)
-        return VpttaState(prompt, optimiser.init(prompt), empty, jnp.copy(empty), jnp.zeros((), jnp.int32))
+        prompt = jnp.ones(shape, images.dtype)
+        return VpttaState(prompt, optimiser.init(prompt), *banks.empty((prompt, prompt), entries), jnp.int32(0))
 
     def apply(source: Source, images: Array, prompt: Array, seen: Array):
         """Logits of the prompted image, and the gap of each norm layer that they come through."""
@@ -119,9 +117,9 @@ def vptta(
 
         loss, gradient = jax.value_and_grad(loss_of)(start)
         updates, opt = optimiser.update(gradient, state.optimiser, start)
-        prompt, place = optax.apply_updates(start, updates), state.seen % entries
-        keys, prompts = state.keys.at[place].set(amplitude), state.prompts.at[place].set(prompt)
-        state = VpttaState(prompt, opt, keys, prompts, seen)
+        prompt = optax.apply_updates(start, updates)
+        entered = banks.put((state.keys, state.prompts), (amplitude, prompt), state.seen)
+        state = VpttaState(prompt, opt, *entered, seen)
         info = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return state, Output(predict(source, state, images), info)
 
