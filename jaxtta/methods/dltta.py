@@ -47,9 +47,12 @@ def dltta(
 
     Adapts: scale and shift of every norm layer (`select`), of batch, instance and group norm alike.
     Predicts: after the update.
-    Differs from the reference code: written from the paper's abstract and the outline of the method, so that the
-        sizes of bank and neighbourhood, the cells, the mean of both divergences, what enters the bank when (the newest
-        replaces the oldest) and the start are our choice. The factor may exceed 1. A batch counts as one image.
+    Differs from the paper, of which the outline could be had (the deepest map of each image in a bank, the nearest by
+        their Euclidean distance, the mean of their predictions place by place, a symmetric divergence that sets the
+        rate): there whole maps are compared, here (our choice) their means over space, which do without the same
+        pose. The sizes of bank and neighbourhood, the cells, the mean of both divergences, what enters the bank when
+        (the newest replaces the oldest) and the start are our choice too. The factor may exceed 1. A batch counts as
+        one image.
 
     Args:
         model: a `jaxtta.models.Model`.

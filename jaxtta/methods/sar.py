@@ -43,7 +43,8 @@ def sar(
 
     At the default an image resets nearly always: 0.2 nats is the paper's for 1000 classes, and reliable decisions
     between two have entropies below 0.28, most pixels near 0. The same share of the largest entropy would be
-    `reset = 0.02` for two classes. The info says where an image started from the source.
+    `reset = 0.02` for two classes (our suggestion; those who took the method to 10 classes kept 0.2), and 0 switches
+    the return off. The info says where an image started from the source.
 
     Adapts: scale and shift of every norm layer (`select`), of batch, instance and group norm alike.
     Predicts: after the update, and before the return to the source that it may bring (our choice).

@@ -42,10 +42,10 @@ def sictta(model, task: Task, *, pool: int = 40, neighbours: int = 5, contrast: 
     Predicts: with the neighbours that the pool had before the image entered it. `predict` takes its image for the last
         one seen, so that it repeats the step's prediction; a state that has seen none predicts with the image's own
         statistics.
-    Differs from the reference code: of this method only the outline could be had (images chosen by the consistency
-        under changes of contrast, a pool of 40, 5 nearest, no gradients); all that the equations say beyond it is our
-        choice, and that the newest image replaces the oldest, the Euclidean distance of features, and that a batch
-        counts as one image.
+    Differs from the paper: of this method only the outline could be had (images chosen by the consistency under changes
+        of contrast, a pool of 40, 5 nearest, no gradients). It also fuses the image's features with those of its
+        neighbours, which is left out here. All that the equations say beyond the outline is our choice, and that the
+        newest image replaces the oldest, the Euclidean distance of features, and that a batch counts as one image.
 
     Args:
         model: a `jaxtta.models.Model` with batch norm.
