@@ -36,6 +36,21 @@ def repeat(method: Method, times: int) -> Method:
     return method._replace(step=step)
 
 
+def predicting_before(method: Method) -> Method:
+    """Predicts an image with the state it finds, before its own update, as the releases of some methods do.
+
+    An image then profits from those before it alone, and the first one is predicted as by the statistics alone.
+    """
+
+    def step(key: Key, source: Source, state: Tree, images: Array):
+        logits = method.predict(source, state, images)
+        # The prediction after the update is unused, so the compiled program does not compute it.
+        state, output = method.step(key, source, state, images)
+        return state, output._replace(logits=logits)
+
+    return method._replace(step=step)
+
+
 def guarded(method: Method) -> Method:
     """Leaves the state as it was when anything of an update is not finite, and says so in `info["skipped"]` (0 or 1).
 
@@ -48,7 +63,8 @@ def guarded(method: Method) -> Method:
         clean = jnp.where(jnp.isfinite(images), images, jnp.zeros_like(images))
         updated, output = method.step(key, source, state, clean)
         good = jnp.all(jnp.isfinite(images)) & finite((updated, output))
-        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state)
+        # A selection for each leaf would have XLA fuse the test of all leaves into every one, and compile their square.
+        kept = jax.lax.cond(good, lambda: updated, lambda: state)
         logits = predicted(good, output.logits, source, kept, clean)
         skipped = 1 - good.astype(jnp.float32)
         return kept, Output(logits, {**output.info, "skipped": skipped})

@@ -202,6 +202,8 @@ def test_a_list_without_masks_is_one_domain_named_after_its_file(command, place,
     assert files(out / "masks") == {"south/images/0", "south/images/1"}
 
 
+PREDICT = {"predict": "before"}
+SGD = {"optimiser": "sgd", "learning_rate": "0.01", "select": "everything", **PREDICT}
 SETTINGS = {
     "grata": {
         "auxiliary": "reconstruction",
@@ -210,12 +212,39 @@ SETTINGS = {
         "optimiser": "sgd",
         "learning_rate": "1e-3",
         "select": "encoder.*scale",
+        **PREDICT,
     },
-    "tent": {"optimiser": "adamw", "learning_rate": "0.001", "select": "everything"},
+    "tent": {"optimiser": "adamw", "learning_rate": "0.001", "select": "everything", **PREDICT},
+    "eata": {"margin": "0.6", "distance": "0.1", "anchor": "0", **SGD},
+    "sar": {"margin": "0.6", "radius": "0.1", "reset": "0", **SGD},
+    "memo": SGD,
+    "alpha_bn": {"alpha": "0.3"},
+    "progressive_bn": {"tau": "2"},
+    "dua": {"momentum": "0.2", "decay": "0.9", "floor": "0.01"},
+    "domain_adaptor": {"temperature": "3", "optimiser": "sgd", "learning_rate": "0.01", **PREDICT},
+    "vptta": {
+        "alpha": "0.1",
+        "bank": "4",
+        "neighbours": "2",
+        "warm_up": "4",
+        "extra_entry": "true",
+        "off_centre": "True",
+        "optimiser": "sgd",
+        "learning_rate": "0.01",
+        **PREDICT,
+    },
     "diga": {"statistics": "0.7", "history": "0.6", "classifier": "0.5", "confidence": "0.6", "momentum": "0.2"},
     "sictta": {"pool": "4", "neighbours": "2", "contrast": "0.3"},
-    "dltta": {"bank": "4", "neighbours": "2", "optimiser": "sgd", "learning_rate": "0.01", "select": "everything"},
+    "dltta": {"bank": "4", "neighbours": "2", **SGD},
+    "cotta": {"threshold": "1", "restore": "0", "teacher_rate": "0.01", **SGD},
+    "rotta": {"alpha": "0.1", "bank": "4", "batch": "2", "teacher_rate": "0.01", **SGD},
 }
+# What a setting above does to a column of the table.
+SEEN = {"grata": ("rate_factor", 1.0), "sar": ("returned", 0.0), "cotta": ("averaged", 1.0)}
+
+
+def test_the_settings_of_every_method_are_tried():
+    assert set(SETTINGS) == {name for name in METHODS if options_module.method_options(name)}
 
 
 @pytest.mark.parametrize("method", SETTINGS)
@@ -223,12 +252,13 @@ def test_every_setting_is_accepted_and_counts(command, place, tmp_path, method):
     known = set(options_module.method_options(method))
     assert known == set(SETTINGS[method]), "a new option: say it in the help of the command line and set it here"
     arguments = ["adapt", "--source", place / "nested", "--method", method, "--images", place / "south" / "images"]
-    pairs = [f"{key}={value}" for key, value in SETTINGS[method].items()]
-    succeeded(command(*arguments, "--out", tmp_path / "set", "--set", *pairs[:2], "--set", *pairs[2:]))
+    pairs = [word for key, value in SETTINGS[method].items() for word in ("--set", f"{key}={value}")]
+    succeeded(command(*arguments, "--out", tmp_path / "set", *pairs))
     assert record(tmp_path / "set")["settings"] == SETTINGS[method]
     rows = table(tmp_path / "set")
-    if method == "grata":
-        assert {float(row["rate_factor"]) for row in rows} == {1.0}
+    if method in SEEN:
+        column, value = SEEN[method]
+        assert {float(row[column]) for row in rows} == {value}
     help_text = command("adapt", "--help").out
     assert all(key in help_text for key in known) and all(name in help_text for name in OBJECTIVES)
 
@@ -244,6 +274,23 @@ def test_episodic_and_repeat_reach_the_method(command, place, tmp_path, argument
     assert all(a != b for a, b in zip(plain[1:], other[1:]))
     run = record(tmp_path / "other")
     assert (run["episodic"], run["repeat"]) == ((True, 1) if changes == "later" else (False, 3))
+
+
+def test_predicting_before_the_update_is_predicting_with_what_came_before(command, place, tmp_path):
+    """The first image as by its statistics alone; the updates the same, so the losses too."""
+    call = ["adapt", "--source", place / "nested", "--probabilities", "--no-overlays"]
+    call += ["--images", place / "north" / "images"]
+    succeeded(command(*call, "--method", "batch_statistics", "--out", tmp_path / "alone"))
+    for when in ("before", "after"):
+        succeeded(command(*call, *TENT, f"predict={when}", "--out", tmp_path / when))
+    for column in ("loss", "gradient_norm"):
+        assert [row[column] for row in table(tmp_path / "before")] == [row[column] for row in table(tmp_path / "after")]
+    alone, before, after = (
+        [pixels(path).astype(int) for path in sorted((tmp_path / name / "probabilities").glob("*_disc.png"))]
+        for name in ("alone", "before", "after")
+    )
+    apart = [[np.abs(one - other).max() for one, other in zip(own, alone)] for own in (before, after)]
+    assert apart[0][0] <= 1 and min(apart[0][1:]) > 100 and min(apart[1]) > 100
 
 
 def test_one_program_for_a_stream_of_mixed_sizes(command, place, tmp_path, monkeypatch):

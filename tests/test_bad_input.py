@@ -196,6 +196,7 @@ METHOD_OPTIONS = [
     (["--method", "grata", "--set", "pseudo=jigsaw"], ("'jigsaw'", "entropy", "rotation")),
     (["--method", "grata", "--set", "rate=cubic"], ("'cubic'", "quadratic", "linear", "fixed")),
     (["--method", "tent", "--set", "optimiser=lion"], ("'lion'", "adam", "sgd", "adamw")),
+    (["--method", "tent", "--set", "predict=during"], ("predict", "'during'", "after", "before")),
     (["--method", "tent", "--set", "learning_rate=fast"], ("learning_rate", "'fast'", "1e-4")),
     (["--method", "tent", "--set", "learning_rate=-1"], ("learning_rate", "positive")),
     (["--method", "tent", "--set", "learning_rate=inf"], ("learning_rate", "positive")),

@@ -9,7 +9,7 @@ from toys import all_finite, assert_trees_close, pictures, toy
 
 from jaxtta.core import Method, Output, Source
 from jaxtta.methods import METHODS
-from jaxtta.wrappers import episodic, finite, guarded, repeat
+from jaxtta.wrappers import episodic, finite, guarded, predicting_before, repeat
 
 KEY = jax.random.key(3)
 SOURCE = Source({"weight": jnp.float32(2)}, {})
@@ -48,6 +48,16 @@ def test_repeat_takes_its_updates_with_keys_of_their_own(times):
     np.testing.assert_allclose(state, expected, rtol=1e-6)
     np.testing.assert_allclose(output.logits, expected * images, rtol=1e-6)
     np.testing.assert_allclose(output.info["state"], expected, rtol=1e-6)
+
+
+def test_predicting_before_leaves_the_update_as_it_is_and_predicts_with_the_state_found():
+    method, images, state = adding(), pictures(1, 4, 4, 1), jnp.float32(5)
+    after, expected = method.step(KEY, SOURCE, state, images)
+    before, output = predicting_before(method).step(KEY, SOURCE, state, images)
+    assert before == after and output.info == expected.info
+    np.testing.assert_array_equal(output.logits, 5 * images)
+    _, twice = predicting_before(repeat(method, 2)).step(KEY, SOURCE, state, images)
+    np.testing.assert_array_equal(twice.logits, 5 * images)
 
 
 def test_repeat_takes_no_fewer_than_one_update():
@@ -95,6 +105,23 @@ def faulty_optimiser(kind):
         return jax.tree.map(lambda leaf: size * leaf, updates), {"count": count, "memory": wrong}
 
     return optax.GradientTransformation(lambda _: {"count": jnp.int32(0), "memory": jnp.float32(1)}, update)
+
+
+def test_the_guard_of_a_large_state_compiles_to_a_small_program():
+    """One test of all leaves, not one for each leaf: that took XLA minutes for the states of some methods."""
+    leaves = 100
+
+    def step(key, source, state, images):
+        state = jax.tree.map(lambda leaf: leaf * jnp.mean(images), state)
+        return state, Output(images, {})
+
+    def init(source, images):
+        return {f"leaf{i}": jnp.zeros(5 + i % 3) for i in range(leaves)}
+
+    method = Method(init, step, lambda source, state, images: images)
+    image = pictures(1, 4, 4, 1)
+    program = jax.jit(guarded(method).step).lower(KEY, SOURCE, init(SOURCE, image), image).compile().as_text()
+    assert program.count(" and(") < 5 * leaves
 
 
 @pytest.mark.parametrize("fault", ["loss", "gradient", "update", "optimiser"])

@@ -1,6 +1,5 @@
 """Methods from words: `--method grata --set rate=linear --set optimiser=sgd` becomes a method."""
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ import optax
 from jaxtta.core import InputError, Method, Select, Task, everything, matching, norm_affine
 from jaxtta.methods import METHODS
 from jaxtta.models import Model
-from jaxtta.wrappers import episodic, guarded, repeat
+from jaxtta.wrappers import episodic, guarded, predicting_before, repeat
 
 LEARNING_RATE = 1e-4
 OPTIMISERS = {
@@ -48,7 +47,7 @@ def method_options(name: str, *, registry: Mapping[str, Callable[..., Method]] =
         raise InputError(f"method is {name!r}; choose one of {', '.join(registry)}")
     parameters = inspect.signature(registry[name]).parameters.values()
     keys = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    return keys + ["learning_rate"] if "optimiser" in keys else keys
+    return keys + ["learning_rate", "predict"] if "optimiser" in keys else keys
 
 
 def build_method(
@@ -67,20 +66,21 @@ def build_method(
     Raises:
         InputError: an unknown method, key or value; the message lists the choices.
     """
-    method = method_of(name, settings)(model, task)
-    method = method if times == 1 else repeat(method, times)
+    method = method_of(name, settings, times=times)(model, task)
     return guarded(episodic(method) if each_image_anew else method)
 
 
 def method_of(
-    name: str, settings: dict[str, str], *, registry: Mapping[str, Callable[..., Method]] = METHODS
+    name: str, settings: dict[str, str], *, times: int = 1, registry: Mapping[str, Callable[..., Method]] = METHODS
 ) -> Callable[[Model, Task], Method]:
     """A method's factory with its keywords read from text.
 
     Args:
         name: in the registry.
         settings: keywords of the method as text; `optimiser` is adam, sgd or adamw, `learning_rate` its rate, `select`
-            is norm_affine, everything or a regular expression over parameter paths.
+            is norm_affine, everything or a regular expression over parameter paths; `predict` is after or before, the
+            updates of an image.
+        times: updates per image (`repeat`).
         registry: factories `(model, task, *, keywords) -> Method` by their names.
 
     Raises:
@@ -94,7 +94,7 @@ def method_of(
     keywords: dict[str, object] = {
         k: PARSED.get(type(parameters[k].default), _as_it_is)(k, v)
         for k, v in settings.items()
-        if k not in ("optimiser", "learning_rate", "select")
+        if k not in ("optimiser", "learning_rate", "select", "predict")
     }
     if "optimiser" in settings or "learning_rate" in settings:
         choice = settings.get("optimiser", "adam")
@@ -105,7 +105,15 @@ def method_of(
         )
     if "select" in settings:
         keywords["select"] = _selection(settings["select"])
-    return functools.partial(registry[name], **keywords)
+    if (predict := settings.get("predict", "after")) not in ("after", "before"):
+        raise InputError(f"predict is {predict!r}; choose after or before, the update")
+
+    def factory(model: Model, task: Task) -> Method:
+        method = registry[name](model, task, **keywords)
+        method = method if times == 1 else repeat(method, times)
+        return method if predict == "after" else predicting_before(method)
+
+    return factory
 
 
 def _positive(key: str, text: str | float) -> float:

@@ -26,6 +26,8 @@ A model trained at one hospital fails on another scanner's images; jaxtta adapts
 SETTINGS = """options of the methods (--set key=value):
   grata  auxiliary, pseudo   entropy, consistency, reconstruction, denoising, super_resolution or rotation
          rate                quadratic, linear or fixed
+  all that have an optimiser
+         predict             after (default) or before the update: an image is predicted with what came before it alone
   grata, tent
          optimiser           adam (default), sgd (momentum 0.99, Nesterov) or adamw
          learning_rate       1e-4 by default
