@@ -14,8 +14,8 @@ def medbn(model, task: Task) -> Method:
     Adapts: no parameter; every batch norm takes these moments of the current image. A layer that whitens keeps its mean
         and covariance.
     Predicts: with the source's parameters. A median sorts: on CPU it takes about a hundred times as long as a mean.
-    Differs from the paper: that puts the layer into other methods as well; here it is all there is. The median of an
-        even number of values is the mean of the middle two.
+    Differs from the paper: that puts the layer into other methods as well; here it is all there is. Our choice: the
+        median is over batch and space together, that of an even number of values the mean of the middle two.
 
     Args:
         model: a `jaxtta.models.Model` with batch norm.
