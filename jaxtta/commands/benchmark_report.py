@@ -52,7 +52,8 @@ def write_report(
         own = [row for row in scores if (row["source"], row["protocol"]) == (source, protocol)]
         folder = out / "figures" / file_name(source) / file_name(protocol)
         pictures = _figures(folder, [row for row in rows if _of(row) == (source, protocol)], own, costs)
-        sections.append(Section(f"{source}, {protocol}", tables(own), SCORE_NOTES, pictures))
+        made = tables(own)
+        sections.append(Section(made[0].title, made, SCORE_NOTES, pictures))
     sections.append(Section("Costs", tables([], costs=costs), COST_NOTES))
     run = {name: record[name] for name in SAID if record[name]}
     gallery = [
