@@ -20,6 +20,7 @@ SAID = (
     "paths", "sources", "images", "methods", "protocols", "orders", "seeds", "against", "batch", "streams", "precision",
     "refused", "bad", "devices", "versions", "started", "seconds",
 )  # fmt: skip
+NOT_PRINTED = ("pooled", "HD95", "ASSD", "ECE", "spread")
 BARS = "Bars of each method's Dice in each domain, from the Dice of no adaptation; the numbers are in the table above."
 LINES = "Running mean of each method's Dice less that of no adaptation, image by image, a panel for each domain."
 POINTS = "Each method as a point: seconds per image along, mean Dice up; the numbers are in the tables."
@@ -86,19 +87,10 @@ def _figures(folder: Path, rows: Rows, scores: Rows, costs: Rows) -> list[Pictur
 
 
 def describe(record: Mapping[str, Any]) -> str:
-    """The scores as text, a table for each source and protocol: Dice of each domain, their mean, and harm."""
+    """The scores as text, a table for each source and protocol, without the columns that `tables/` has beside."""
     parts = []
-    for source in record["sources"]:
-        for protocol in record["protocols"]:
-            own = [row for row in record["summary"] if (row["source"], row["protocol"]) == (source, protocol)]
-            if not own:
-                continue
-            domains = list(own[0]["domains"])
-            lines = [["method", *domains, "mean", "95 %", "worst tenth", "harmed %", f"p to {record['against']}"]]
-            for row in own:
-                cells = [f"{row['domains'][domain]:.2f}" for domain in domains]
-                ends = f"{row['dice_low']:.1f}-{row['dice_high']:.1f}"
-                cells += [f"{row['dice']:.2f}", ends, f"{row['worst_decile']:.1f}", f"{row['harm']:.0f}"]
-                lines.append([row["method"], *cells, "" if row["p"] != row["p"] else f"{row['p']:.3f}"])
-            parts.append(f"{source}, {protocol}: Dice in percent\n\n{aligned(lines)}\n")
+    for table in tables(record["summary"]):
+        shown = [place for place, name in enumerate(table.header) if name not in NOT_PRINTED]
+        lines = [[line[place] for place in shown] for line in (table.header, *table.rows)]
+        parts.append(f"{table.title}: Dice in percent, p against {record['against']}\n\n{aligned(lines)}\n")
     return "\n".join(parts)
