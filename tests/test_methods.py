@@ -147,6 +147,27 @@ def test_every_affine_of_other_norms_adapts(factory, dimensions, norm):
     assert not np.allclose(history[-1][1].logits, unchanged, atol=1e-4)
 
 
+# Random networks are unsure: what filters pixels by certainty takes them all, and what averages only then does always.
+TAKING_ALL = {"eata": {"margin": 1.0, "distance": 1e-4}, "sar": {"margin": 1.0}, "cotta": {"threshold": 1.0}}
+
+
+@pytest.mark.parametrize("norm", ["instance", "group"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "source"])
+def test_without_batch_norm_a_method_refuses_or_does_something(name, norm):
+    model, task, variables, space = toy(norm=norm)
+    optimiser = {"optimiser": optax.sgd(1.0)} if "optimiser" in inspect.signature(METHODS[name]).parameters else {}
+    try:
+        method = METHODS[name](model, task, **optimiser, **TAKING_ALL.get(name, {}))
+    except InputError as error:
+        assert f"{norm} norm" in str(error)
+        return
+    assert all(word in inspect.getdoc(METHODS[name]).lower() for word in ("instance", "group"))
+    images = pictures(2, 1, *space, 3)
+    [_, (_, output)] = along(method, variables, images)
+    unchanged = model.apply(variables._asdict(), images[-1], stats=stats.source())[0]["segmentation"]
+    assert all_finite(output) and not np.allclose(output.logits, unchanged, rtol=0, atol=1e-6)
+
+
 def test_the_source_model_without_batch_norm_is_its_network():
     model, task, variables, space = toy(norm="instance")
     image = pictures(1, *space, 3)

@@ -57,7 +57,7 @@ def cotta(
     averages.
 
     Adapts: every parameter (`select`). With Adam the state is four times what is selected, 353 MB for the 88 MB of a
-        ResUNet-34; with `norm_affine` well below 1 MB.
+        ResUNet-34; with `norm_affine` well below 1 MB. Any kind of norm: batch, instance and group norm alike.
     Predicts: after the update, with the teacher, of the image as it is.
     Differs from the reference code: that predicts with the target, which is made before the update. The views are
         those of `views.possible`, which map back exactly, in the place of flips at several scales (segmentation) or

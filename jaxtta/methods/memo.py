@@ -37,7 +37,7 @@ def memo(
     side by side, in about six times TENT's memory.
 
     Adapts: all parameters (`select`), for one image: the next starts from the source again, so that several updates on
-        an image (`repeat`) are not more than the last of them.
+        an image (`repeat`) are not more than the last of them. Any kind of norm: batch, instance and group norm alike.
     Predicts: after the update, the image itself.
     Differs from the reference code: that classifies crops and AugMix pictures, 32 or 64 of them; a segmentation needs
         views that can be mapped back, and here each possible view comes once (our choice). A batch has one update. The
