@@ -81,7 +81,7 @@ def made(tmp_path):
 def test_well_formed_with_one_heading_and_headers_that_say_what_they_are_of(made):
     page = Page(made)
     assert page.text("h1") == ["A & B"] and page.text("title") == ["A & B"]
-    assert page.text("h2") == ["What was run", "Source a, protocol b", "Images"]
+    assert page.text("h2") == ["Source a, protocol b", "Images", "What was run"]
     assert all(th.get("scope") in ("row", "col") for th in page.all("th"))
     identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))

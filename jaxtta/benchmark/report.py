@@ -57,7 +57,7 @@ def report(
     Args:
         title: its heading.
         sections: in their order.
-        record: what was run, a row of the first table for each entry; values may be lists and mappings.
+        record: what was run, a row of the last table for each entry; values may be lists and mappings.
         gallery: overlays, each a mapping of `path` (a PNG or JPEG file of two panels: without adaptation, and with
             it), `source`, `protocol`, `method`, `domain`, `name` and `gain` (in Dice points); shown from the largest
             gain to the largest harm, or the other way round.
@@ -68,9 +68,9 @@ def report(
     Raises:
         InputError: a picture is not there, or is neither PNG nor JPEG.
     """
-    parts = [*([("What was run", _record(record))] if record else [])]
-    parts += [(section.title, _section(section)) for section in sections]
+    parts = [(section.title, _section(section)) for section in sections]
     parts += [*([("Images", _gallery(gallery))] if gallery else [])]
+    parts += [*([("What was run", _record(record))] if record else [])]
     links = "".join(f'<li><a href="#part-{i}">{escape(name)}</a></li>' for i, (name, _) in enumerate(parts))
     body = "".join(
         f'<section id="part-{i}" aria-labelledby="title-{i}">\n'
