@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.tables import printed
 from jaxtta import run
 from jaxtta.benchmark.protocols import PROTOCOLS
 from jaxtta.commands.benchmark import benchmark
 from jaxtta.commands.benchmark_plan import Benchmark
 from jaxtta.commands.demo import CENTRES, CHECKPOINTS, demo_checkpoint
+from jaxtta.commands.results import write_rows
 from jaxtta.commands.synthesize import synthesize
 
 SIZE, SEED = 256, 1000  # of the synthetic photographs; the sources saw others
@@ -70,6 +72,14 @@ def compared(
         resume=(out / "benchmark" / "run.json").is_file(),
     )
     return benchmark(plan)
+
+
+def told(out: Path, name: str, title: str, rows: list[dict[str, str]], notes: list[str]) -> None:
+    """Prints a table and writes it as `NAME.md` and `NAME.csv`."""
+    text = printed(title, rows, notes)
+    (out / f"{name}.md").write_text(text)
+    write_rows(out / f"{name}.csv", rows)
+    print(text)
 
 
 def gains(record: dict[str, Any]) -> dict[tuple[str, str, str], float]:

@@ -9,10 +9,8 @@ own. A rate chosen by a table like this one is chosen by test labels: it says wh
 
 from collections.abc import Sequence
 
-from experiments.compared import compared, gains, parser_of
-from experiments.tables import printed
+from experiments.compared import compared, gains, parser_of, told
 from jaxtta.commands.options import method_options
-from jaxtta.commands.results import write_rows
 from jaxtta.methods import METHODS
 
 RATES = ["1e-5", "1e-4", "1e-3", "1e-2"]
@@ -43,10 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Dice points above no adaptation, mean of domains; all with Adam",
         "Range: the best rate's less the worst's",
     ]
-    text = printed("Learning rates", rows, notes)
-    (options.out / "sensitivity.md").write_text(text)
-    write_rows(options.out / "sensitivity.csv", rows)
-    print(text)
+    told(options.out, "sensitivity", "Learning rates", rows, notes)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ Three synthetic centres that the quick start's two source models have not seen; 
 
 from collections.abc import Sequence
 
-from experiments.compared import compared, parser_of
-from experiments.tables import printed
+from experiments.compared import compared, parser_of, told
 from jaxtta.benchmark.protocols import PROTOCOLS
-from jaxtta.commands.results import write_rows
 
 METHODS = (
     "batch_statistics",
@@ -43,10 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Dice in percent, mean of domains and orders",
         "Degradation: the third round's less the first's; spread: standard deviation of continual over the orders",
     ]
-    text = printed("Length and order of the stream", rows, notes)
-    (options.out / "streams.md").write_text(text)
-    write_rows(options.out / "streams.csv", rows)
-    print(text)
+    told(options.out, "streams", "Length and order of the stream", rows, notes)
 
 
 if __name__ == "__main__":
