@@ -6,6 +6,11 @@ parameters too little to tell the combinations apart.
 
     python -m experiments.objective_grid --out objective_grid
 
+Hardware: any; 14 minutes of processor time on 2 CPU cores. Expected Dice points above no adaptation, mean of domains,
+where the image's statistics without an update give +2.43: consistency as the pseudo objective +2.44 to +2.51, the
+others +2.32 to +2.45, whatever the auxiliary one. Sixteen images tell the combinations apart by hundredths of a point.
+Writes `grid.md`, `grid_SOURCE.csv` and a benchmark with its report.
+
 Reference:
     Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation", AAAI 2025.
 """
