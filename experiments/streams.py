@@ -5,6 +5,13 @@ Three synthetic centres that the quick start's two source models have not seen; 
 1e-3 for the methods that have one, so that there is something to accumulate.
 
     python -m experiments.streams --out streams
+
+Hardware: any; 7 minutes of processor time on 2 CPU cores. Expected Dice in percent, reset / continual / three rounds /
+episodic, from the source of the released recipe (87.17 without adaptation): vptta 90.6 / 90.8 / 90.8 / 90.1,
+progressive_bn 90.3 / 90.0 / 89.9 / 90.8, tent 89.6 / 89.4 / 89.1 / 89.6, grata 89.6 / 89.6 / 89.7 / 89.6; from that of
+the strong one (94.68): vptta 93.5 / 93.9 / 94.2 / 93.2, progressive_bn 93.3 / 93.2 / 93.1 / 93.8, tent 93.1 / 93.1 /
+93.3 / 93.0, grata 92.9 / 92.9 / 92.8 / 92.9. Nothing degrades by more than half a point over 144 images, and the order
+of the domains moves no mean by more than a tenth. Writes `streams.md`, `streams.csv` and a benchmark with its report.
 """
 
 from collections.abc import Sequence
