@@ -6,7 +6,6 @@ memory on. The moments of the image are those of the whole batch given to the ne
 once compiled. A third function, `measure(x)`, takes the image's moments of a batch norm.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,18 +16,23 @@ import jax.numpy as jnp
 from jaxtta.core import Array, Moments, Tree
 
 
-def measured(x: Array, *, axes: tuple[int, ...] | None = None, centre: Callable[..., Array] = jnp.mean) -> Moments:
-    """Centre, and mean square about it, over all axes but the last unless said otherwise: two passes, no cancellation.
+def measured(x: Array, *, axes: tuple[int, ...] | None = None) -> Moments:
+    """Mean, and mean square about it, over all axes but the last unless said otherwise: two passes, no cancellation.
 
     Args:
         x: `[batch, *space, channels]`.
         axes: to take them over.
-        centre: `(x, axes, keepdims=True) -> centre`.
     """
     axes = axes or tuple(range(x.ndim - 1))
-    middle = centre(x, axes, keepdims=True)
-    variance = jnp.mean(jnp.square(x - middle), axes)
-    return Moments(middle.reshape(variance.shape), variance, math.prod(x.shape[axis] for axis in axes))
+    mean = jnp.mean(x, axes)
+    # About a constant, which is the mean: so a gradient makes no pass over x for the sum of its deviations, zero.
+    constant = jax.lax.stop_gradient(mean)
+    variance = _square_about(constant, x, axes) - jnp.square(mean - constant)
+    return Moments(mean, variance, math.prod(x.shape[axis] for axis in axes))
+
+
+def _square_about(centre: Array, x: Array, axes: tuple[int, ...]) -> Array:
+    return jnp.mean(jnp.square(x - jnp.expand_dims(centre, axes)), axes)
 
 
 class Policy(NamedTuple):
@@ -70,7 +74,13 @@ def median() -> Policy:
     Reference:
         Park, Hwang, Mun, Park, Ok, "MedBN: Robust Test-Time Adaptation against Malicious Test Samples", CVPR 2024.
     """
-    return image()._replace(measure=functools.partial(measured, centre=jnp.median))
+
+    def measure(x: Array) -> Moments:
+        axes = tuple(range(x.ndim - 1))
+        middle = jnp.median(x, axes)
+        return Moments(middle, _square_about(middle, x, axes), math.prod(x.shape[:-1]))
+
+    return image()._replace(measure=measure)
 
 
 def _blended(image: Moments, source: Moments, weight) -> Moments:

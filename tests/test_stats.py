@@ -112,6 +112,53 @@ def test_the_variance_is_two_pass():
     np.testing.assert_allclose(normalised, expected, atol=5e-3)  # what float32 resolves at 1e4
 
 
+def plain(scale, shift, x, axes):
+    mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    return (x - mean) / jnp.sqrt(variance + EPSILON) * scale.reshape(1, 1, 1, -1) + shift.reshape(1, 1, 1, -1)
+
+
+@pytest.mark.parametrize(("kind", "axes"), [("batch", (0, 1, 2)), ("instance", (1, 2))])
+def test_first_and_second_derivatives_are_those_of_the_plain_formula(kind, axes):
+    norm = Norm(stats.image(), kind)
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (2, 3, 4, 2), jnp.float64) + 3
+        weights = jax.random.normal(jax.random.key(1), x.shape, jnp.float64)
+        variables = norm.init(jax.random.key(2), x)
+        moved = jnp.asarray([0.5, 2.0]), jnp.asarray([0.3, -1.0])
+
+        def ours(scale, shift, x):
+            own = {**variables, "params": {"scale": scale, "shift": shift}}
+            return jnp.vdot(weights, norm.apply(own, x, mutable=["memory"])[0] ** 2)
+
+        def expected(scale, shift, x):
+            return jnp.vdot(weights, plain(scale, shift, x, axes) ** 2)
+
+        for derivative in (jax.grad, jax.hessian):
+            got, wanted = (derivative(f, (0, 1, 2))(*moved, x) for f in (ours, expected))
+            assert_trees_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
+def sums(jaxpr, size):
+    """How many sums over at least so many numbers a program takes."""
+    found = 0
+    for equation in jaxpr.eqns:
+        found += equation.primitive.name == "reduce_sum" and equation.invars[0].aval.size >= size
+        found += sum(sums(part.jaxpr, size) for part in equation.params.values() if hasattr(part, "jaxpr"))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["batch", "instance", "group"])
+def test_a_norm_takes_two_sums_over_its_map_and_its_gradient_two_more(kind):
+    norm, x = Norm(stats.image(), kind, groups=2), pictures(2, 8, 8, 4)
+    variables = norm.init(jax.random.key(0), x)
+
+    def loss(params, x):
+        return norm.apply({**variables, "params": params}, x, mutable=["memory"])[0].ravel()[0]
+
+    assert sums(jax.make_jaxpr(loss)(variables["params"], x).jaxpr, x.size) == 2
+    assert sums(jax.make_jaxpr(jax.grad(loss, (0, 1)))(variables["params"], x).jaxpr, x.size) == 4
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_network_carries_the_memory_of_every_layer(name):
     model, _, source, space = toy()

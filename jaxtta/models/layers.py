@@ -59,8 +59,11 @@ class Norm(nn.Module):
             return (white * _wide(scale, x) + _wide(shift, x)).astype(images.dtype)
         else:
             mean, variance = _of_each(x, channels if self.kind == "instance" else _divisor(channels, self.groups))
-        factor = _wide(jax.lax.rsqrt(variance + EPSILON), x) * _wide(scale, x)
-        return ((x - _wide(mean, x)) * factor + _wide(shift, x)).astype(images.dtype)
+        mean, variance, scale, shift = (_wide(part, x) for part in (mean, variance, scale, shift))
+        # The mean is taken off as a constant, and what that leaves, zero, from the shift: so the gradient in the mean
+        # follows from the one in the shift, without a pass over x of its own.
+        constant, factor = jax.lax.stop_gradient(mean), jax.lax.rsqrt(variance + EPSILON) * scale
+        return ((x - constant) * factor + (shift - (mean - constant) * factor)).astype(images.dtype)
 
     def _mixed(self, image: Moments) -> Moments:
         mean = self.variable("batch_stats", "mean", jnp.zeros_like, image.mean)
