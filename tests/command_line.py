@@ -1,14 +1,11 @@
 """The command line, called in this process; a test module takes it with `pytest_plugins = ("command_line",)`."""
 
-import tempfile
 from typing import NamedTuple
 
 import jax
 import pytest
 
 from jaxtta import cli
-
-COMPILED = tempfile.TemporaryDirectory()
 
 
 class Said(NamedTuple):
@@ -21,12 +18,11 @@ class Said(NamedTuple):
 
 @pytest.fixture
 def as_a_user():
-    """Ordinary promotion, as users have it (Optax needs it); programs compiled once for all calls of a session."""
+    """Ordinary promotion, as users have it (Optax needs it); whatever folder a command compiles to is left again."""
     settings = {
         "jax_numpy_dtype_promotion": "standard",
         "jax_numpy_rank_promotion": "allow",
-        "jax_compilation_cache_dir": COMPILED.name,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_compilation_cache_dir": jax.config.jax_compilation_cache_dir,
     }
     before = {name: getattr(jax.config, name) for name in settings}
     for name, value in settings.items():
