@@ -1,5 +1,5 @@
-"""What the experiments on adaptation methods share: their images, three synthetic centres unless there are others, and
-a benchmark of some methods on them.
+"""What the experiments on adaptation methods share: a benchmark of some methods, and images for it, three synthetic
+centres unless there are others.
 """
 
 import argparse
@@ -32,6 +32,20 @@ def parser_of(name: str, about: str) -> argparse.ArgumentParser:
     return parser
 
 
+def benchmarked(out: Path, **plan: Any) -> dict[str, Any]:
+    """Runs a benchmark into `out`, or goes on with the one there, with its compiled programs in `compiled` beside it.
+
+    Args:
+        out: folder to write.
+        plan: the rest of `Benchmark`.
+
+    Returns:
+        The content of its `run.json`.
+    """
+    run.use_compilation_cache(out.with_name("compiled"))
+    return benchmark(Benchmark(out=out, resume=(out / "run.json").is_file(), **plan))
+
+
 def compared(
     options: argparse.Namespace,
     methods: Sequence[str],
@@ -41,7 +55,7 @@ def compared(
     seeds: Sequence[int] = (0,),
     recipes: Sequence[str] = tuple(CHECKPOINTS),
 ) -> dict[str, Any]:
-    """Runs a benchmark into `OUT/benchmark`, or goes on with it; returns the content of its `run.json`.
+    """`benchmarked` in `OUT/benchmark`, of the quick start's sources or another one, on the images asked for.
 
     Args:
         options: what `parser_of` has read.
@@ -52,26 +66,23 @@ def compared(
         recipes: which of the quick start's sources, unless there is another one.
     """
     out, images, masks = options.out, tuple(options.images), tuple(options.masks)
-    run.use_compilation_cache(out / "compiled")
     if not images:
         folders = [out / "data" / centre for centre in CENTRES]
         if not all(folder.is_dir() for folder in folders):
             synthesize(out / "data", centres=CENTRES, count=options.count, size=SIZE, seed=SEED)
         images, masks = (tuple(folder / kind for folder in folders) for kind in ("images", "masks"))
     own = {} if options.source is None else {options.source.name: options.source}
-    plan = Benchmark(
+    return benchmarked(
+        out / "benchmark",
         sources=own or {recipe: demo_checkpoint(recipe) for recipe in recipes},
         images=images,
         masks=masks,
         root=options.root,
-        out=out / "benchmark",
         methods=tuple(methods),
         protocols={name: PROTOCOLS[name] for name in protocols},
         orders=orders,
         seeds=tuple(seeds),
-        resume=(out / "benchmark" / "run.json").is_file(),
     )
-    return benchmark(plan)
 
 
 def told(out: Path, name: str, title: str, rows: list[dict[str, str]], notes: list[str]) -> None:

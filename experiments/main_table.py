@@ -27,11 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.compared import benchmarked
 from experiments.comparison import listed
 from experiments.tables import printed
-from jaxtta import run
-from jaxtta.commands.benchmark import benchmark
-from jaxtta.commands.benchmark_plan import Benchmark
 from jaxtta.commands.inputs import find_all
 from jaxtta.commands.results import write_rows
 from jaxtta.commands.synthesize import synthesize
@@ -96,21 +94,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.lists is not None and options.sources is None:
         parser.error("--lists needs --sources: a folder with a checkpoint for each domain, by jaxtta convert")
     out = options.out
-    run.use_compilation_cache(out / "compiled")
     domains = tuple(options.domains or (CENTRES if options.lists is None else DOMAINS))
     found = {domain: (synthetic if options.lists is None else released)(domain, options) for domain in domains}
     (out / "lists").mkdir(parents=True, exist_ok=True)
     lists = {domain: listed(out / "lists" / f"{domain}.csv", cases) for domain, (_, cases) in found.items()}
     dice: dict[str, dict[str, float]] = {}
     for domain in domains:
-        plan = Benchmark(
+        record = benchmarked(
+            out / domain,
             sources={domain: found[domain][0]},
             images=tuple(path for other, path in lists.items() if other != domain),
-            out=out / domain,
             methods=tuple(options.methods),
-            resume=(out / domain / "run.json").is_file(),
         )
-        for row in benchmark(plan)["summary"]:
+        for row in record["summary"]:
             dice.setdefault(row["method"], {})[domain] = row["dice"]
     rows = [{"method": method, **own, "mean": float(np.mean([*own.values()]))} for method, own in dice.items()]
     notes = ["Dice in percent: for each source the mean over its targets, each counting the same; and their mean"]

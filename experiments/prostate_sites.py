@@ -8,8 +8,8 @@ with `Case00.nii.gz` and `Case00_segmentation.nii.gz`. Any folder in that layout
 without the real one, make one of synthetic volumes with `--synthesize`.
 
 Labels above 0 are the prostate, as usual with this set. Every fifth volume of the source site is kept aside to choose
-the best epoch. Hardware: a GPU for the real set (size 384, ResUNet-34); `--small` for a few CPU cores. Writes
-`table.md`, `table.csv`, the source model and every method's masks; what is there already is not computed again.
+the best epoch. Hardware: a GPU for the real set (size 384, ResUNet-34); `--small` for a few CPU cores. Writes the
+source model and a benchmark of all methods with its report; what is there already is not computed again.
 """
 
 import argparse
@@ -19,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.comparison import listed, methods_table
+from experiments.compared import benchmarked
+from experiments.comparison import listed
+from jaxtta.commands.benchmark_report import describe
 from jaxtta.commands.synthesize import synthesize
 from jaxtta.commands.train import Training, train
 from jaxtta.core import InputError, Task
@@ -102,9 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             resume=(out / "source").is_dir(),
         )
     )
-    lists = [listed(out / f"{site}.csv", cases) for site, cases in found.items() if site != chosen]
-    notes = [f"Source: {chosen}, {len(found[chosen])} volumes, {options.epochs} epochs; 2-D, axial slices, 8 an update"]
-    print(methods_table(out, lists, TASK, f"Prostate MRI of {len(found)} sites", notes, seed=options.seed))
+    lists = tuple(listed(out / f"{site}.csv", cases) for site, cases in found.items() if site != chosen)
+    source = {chosen: out / "source" / "best"}
+    print(describe(benchmarked(out / "benchmark", sources=source, images=lists, seeds=(options.seed,))))
 
 
 if __name__ == "__main__":
