@@ -28,6 +28,7 @@ from jaxtta.core import InputError, Task
 from jaxtta.data import nifti
 from jaxtta.data.cases import Case
 from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.methods import METHODS
 
 TASK = Task(1, "sigmoid", ("prostate",))
 SEGMENTATION = re.compile(r"_segmentation\.nii(\.gz)?$", re.IGNORECASE)
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--source-site", metavar="NAME", help="to train on (RUNMC, or the first)")
     parser.add_argument("--epochs", type=int, default=100, help="of the source training (100)")
     parser.add_argument("--small", action="store_true", help="a small U-Net at 96 x 96, for a few CPU cores")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME", help="some of them (all)")
     parser.add_argument("--seed", type=int, default=0, help="of training and adaptation (0)")
     options = parser.parse_args(arguments)
     out = options.out
@@ -105,8 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     )
     lists = tuple(listed(out / f"{site}.csv", cases) for site, cases in found.items() if site != chosen)
-    source = {chosen: out / "source" / "best"}
-    print(describe(benchmarked(out / "benchmark", sources=source, images=lists, seeds=(options.seed,))))
+    plan = {"sources": {chosen: out / "source" / "best"}, "images": lists, "methods": tuple(options.methods)}
+    print(describe(benchmarked(out / "benchmark", **plan, seeds=(options.seed,))))
 
 
 if __name__ == "__main__":
