@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toys import all_finite, assert_trees_close, pictures, toy
+from toys import all_finite, assert_trees_close, equations, pictures, toy
 
 from jaxtta import methods, run
 from jaxtta.core import copy
@@ -128,18 +128,9 @@ def subject(request):
     return subject_of(*request.param)
 
 
-def primitives(jaxpr):
-    """Names of all primitives of a jaxpr, those of inner jaxprs too."""
-    for equation in jaxpr.eqns:
-        yield equation.primitive.name
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from primitives(inner)
-
-
 def step_primitives(subject):
-    return set(primitives(jax.make_jaxpr(subject.method.step)(KEY, subject.source, subject.state, subject.image).jaxpr))
+    program = jax.make_jaxpr(subject.method.step)(KEY, subject.source, subject.state, subject.image).jaxpr
+    return {equation.primitive.name for equation in equations(program)}
 
 
 def test_every_factory_of_the_package_is_in_the_registry():

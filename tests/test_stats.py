@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import assert_trees_close, pictures, random_source, toy
+from toys import assert_trees_close, equations, pictures, random_source, toy
 
 from jaxtta import stats
 from jaxtta.core import Moments
@@ -138,13 +138,10 @@ def test_first_and_second_derivatives_are_those_of_the_plain_formula(kind, axes)
             assert_trees_close(got, wanted, rtol=1e-10, atol=1e-10)
 
 
-def sums(jaxpr, size):
+def sums(program, *arguments, size):
     """How many sums over at least so many numbers a program takes."""
-    found = 0
-    for equation in jaxpr.eqns:
-        found += equation.primitive.name == "reduce_sum" and equation.invars[0].aval.size >= size
-        found += sum(sums(part.jaxpr, size) for part in equation.params.values() if hasattr(part, "jaxpr"))
-    return found
+    found = equations(jax.make_jaxpr(program)(*arguments).jaxpr)
+    return sum(each.primitive.name == "reduce_sum" and each.invars[0].aval.size >= size for each in found)
 
 
 @pytest.mark.parametrize("kind", ["batch", "instance", "group"])
@@ -155,8 +152,8 @@ def test_a_norm_takes_two_sums_over_its_map_and_its_gradient_two_more(kind):
     def loss(params, x):
         return norm.apply({**variables, "params": params}, x, mutable=["memory"])[0].ravel()[0]
 
-    assert sums(jax.make_jaxpr(loss)(variables["params"], x).jaxpr, x.size) == 2
-    assert sums(jax.make_jaxpr(jax.grad(loss, (0, 1)))(variables["params"], x).jaxpr, x.size) == 4
+    assert sums(loss, variables["params"], x, size=x.size) == 2
+    assert sums(jax.grad(loss, (0, 1)), variables["params"], x, size=x.size) == 4
 
 
 @pytest.mark.parametrize("name", POLICIES)

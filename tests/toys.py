@@ -68,3 +68,13 @@ def assert_trees_close(got, expected, **tolerance):
 def all_finite(tree):
     """Whether every value of a tree is finite."""
     return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr, those of inner jaxprs too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
