@@ -3,9 +3,9 @@
 An array is `[depth, height, width, modalities]` in canonical orientation: depth runs from inferior to superior, height
 from anterior to posterior, width from the patient's right to left (what ITK calls LPS, its axes reversed). Spacing is
 `(depth, height, width)` in millimetres. Both follow the affine that nibabel takes: the sform if it has a code, else the
-qform, else the voxel sizes alone. Oblique or sheared axes go to the nearest canonical ones and nothing is resampled;
-what is written lies on the stored grid, its geometry copied bit for bit. Single files of NIfTI-1 and NIfTI-2 are read:
-the header by nibabel, the data here, because its reader holds a compressed volume twice.
+qform, else the voxel sizes. Oblique or sheared axes go to the nearest canonical ones and nothing is resampled; what is
+written lies on the stored grid, its geometry copied bit for bit. Single files of NIfTI-1 and 2 are read: the header by
+nibabel, the data here: its reader holds a compressed volume twice.
 """
 
 import gzip
@@ -17,12 +17,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from nibabel import Nifti1Header, Nifti2Header
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
-from nibabel.spatialimages import HeaderDataError
 
 from jaxtta.core import InputError
 from jaxtta.data.suffixes import is_volume
@@ -30,7 +27,7 @@ from jaxtta.data.suffixes import is_volume
 MOST_VOXELS = 2**30
 GRID_TOLERANCE = 1e-3  # of a voxel; a qform in float32 is off by up to 3e-4
 
-_CANONICAL = axcodes2ornt(("S", "P", "L"))  # where depth, height and width run to
+_CANONICAL = np.array([[2.0, 1.0], [1.0, -1.0], [0.0, -1.0]])  # depth, height, width run to superior, posterior, left
 _MILLIMETRES = {1: 1e3, 3: 1e-3}  # the NIfTI codes of metre and micrometre; 2 is the millimetre, 0 unknown
 _REAL = (2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280)  # the NIfTI codes of integers and floats of up to 64 bits
 _SILENT = logging.Logger("silent", logging.CRITICAL + 1)  # nibabel's own logger prints about odd headers
@@ -42,7 +39,7 @@ class Geometry(NamedTuple):
     shape: tuple[int, int, int]  # (depth, height, width) of the canonical array
     spacing: tuple[float, float, float]  # (depth, height, width) in millimetres
     affine: np.ndarray  # [4, 4] float64: stored indices to the world (right, anterior, superior), in the header's unit
-    header: Nifti1Header  # as stored
+    header: Any  # nibabel's, as stored
     orientation: np.ndarray  # [3, 2]: for each stored axis the canonical one it becomes, and -1 if reversed, else 1
     modalities: int  # length of the fourth stored axis, 1 where there is none
 
@@ -62,6 +59,12 @@ class Volume(NamedTuple):
             values *= np.float32(self.slope)
             values += np.float32(self.intercept)
         return values
+
+
+def _nibabel() -> Any:
+    import nibabel  # late, since pictures need none of it
+
+    return nibabel
 
 
 def _check(path: Path, holds: bool, refusal: str) -> None:
@@ -88,7 +91,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path}: damaged or not readable ({error}); copy it again, check permissions") from error
 
 
-def _stored_shape(header: Nifti1Header) -> tuple[int, ...]:
+def _stored_shape(header: Any) -> tuple[int, ...]:
     """Lengths of the stored axes; those of length 1 after the third do not count."""
     lengths = [int(length) for length in header["dim"][1 : 1 + max(int(header["dim"][0]), 0)]]
     while len(lengths) > 3 and lengths[-1] == 1:
@@ -96,13 +99,13 @@ def _stored_shape(header: Nifti1Header) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def _scaling(header: Nifti1Header) -> tuple[float, float]:
+def _scaling(header: Any) -> tuple[float, float]:
     """Slope and intercept; a slope of 0 or NaN means none."""
     slope, intercept = header["scl_slope"].item(), header["scl_inter"].item()
     return (1.0, 0.0) if slope == 0 or math.isnan(slope) else (slope, intercept)
 
 
-def _check_data(path: Path, file: BinaryIO, header: Nifti1Header) -> None:
+def _check_data(path: Path, file: BinaryIO, header: Any) -> None:
     """Refuses data that cannot be what the header claims, before anything is allocated for them."""
     shape, sizes, code = _stored_shape(header), header["pixdim"][1:4].tolist(), int(header["datatype"])
     expected = "expected 3, or 4 with modalities last, each of 1 or more; save one volume in the file"
@@ -124,8 +127,9 @@ def _check_data(path: Path, file: BinaryIO, header: Nifti1Header) -> None:
 
 
 def _geometry(path: Path, file: BinaryIO) -> Geometry:
-    block = file.read(Nifti2Header.sizeof_hdr)
-    kind = {b"n+1\0": Nifti1Header}.get(block[344:348]) or {b"n+2\0": Nifti2Header}.get(block[4:8])
+    nib = _nibabel()
+    block = file.read(nib.Nifti2Header.sizeof_hdr)
+    kind = {b"n+1\0": nib.Nifti1Header}.get(block[344:348]) or {b"n+2\0": nib.Nifti2Header}.get(block[4:8])
     known = kind is not None and len(block) >= kind.sizeof_hdr
     _check(path, known, "no NIfTI header, expected a single file of NIfTI-1 or NIfTI-2; convert it to one")
     header = kind(block[: kind.sizeof_hdr], check=False)
@@ -135,14 +139,14 @@ def _geometry(path: Path, file: BinaryIO) -> Geometry:
         try:
             mended.check_fix(logger=_SILENT, error_level=logging.ERROR)  # as nibabel on loading: wrong codes become 0
             affine = mended.get_best_affine()
-        except (HeaderDataError, ValueError) as error:
+        except (nib.spatialimages.HeaderDataError, ValueError) as error:
             raise InputError(f"{path}: a damaged header ({error}); set its geometry or save it again") from error
         sizes = np.linalg.norm(affine[:3, :3], axis=0)
         # Perpendicular axes span 1; below 1e-3 they lie in a plane but for rounding.
         spans = np.abs(affine).max() < 1e9 and sizes.min() > 1e-9 and abs(np.linalg.det(affine[:3, :3] / sizes)) > 1e-3
         refusal = f"an affine of {affine[:3].round(4).tolist()}, expected three independent axes; set sform or qform"
         _check(path, spans, refusal)
-        orientation = ornt_transform(io_orientation(affine), _CANONICAL)
+        orientation = nib.orientations.ornt_transform(nib.io_orientation(affine), _CANONICAL)
         sizes *= _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     shape, order = _stored_shape(header), np.argsort(orientation[:, 0])
     canonical, spacing = (tuple(numbers[axis] for axis in order) for numbers in (shape, sizes.tolist()))
@@ -151,7 +155,8 @@ def _geometry(path: Path, file: BinaryIO) -> Geometry:
 
 def _as_stored(array: np.ndarray, geometry: Geometry) -> np.ndarray:
     """A view of a canonical array in the order of the stored axes."""
-    return apply_orientation(array, ornt_transform(np.c_[:3, [1, 1, 1]], geometry.orientation))
+    turns = _nibabel().orientations
+    return turns.apply_orientation(array, turns.ornt_transform(np.c_[:3, [1, 1, 1]], geometry.orientation))
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -160,9 +165,8 @@ def read_geometry(path: Path) -> Geometry:
     Raises:
         InputError: the file is missing, damaged, not a single NIfTI file, too large, or no volume by its header.
     """
-    path = Path(path)
-    with _opened(path) as file:
-        return _geometry(path, file)
+    with _opened(Path(path)) as file:
+        return _geometry(Path(path), file)
 
 
 def read_volume(path: Path) -> Volume:
@@ -189,7 +193,7 @@ def read_volume(path: Path) -> Volume:
             broken = sum(int(np.sum(~np.isfinite(volume.values(plane)))) for plane in planes)
         refusal = f"{broken} of {stored.size} voxels are NaN, infinite or beyond float32; fill them with a number"
         _check(path, not broken, refusal)
-    return volume._replace(array=apply_orientation(stored, geometry.orientation))
+    return volume._replace(array=_nibabel().apply_orientation(stored, geometry.orientation))
 
 
 def _orientation_on(path: Path, mask: Geometry, like: Geometry) -> np.ndarray:
@@ -198,12 +202,11 @@ def _orientation_on(path: Path, mask: Geometry, like: Geometry) -> np.ndarray:
     with np.errstate(all="ignore"):
         step = np.linalg.solve(like.affine, mask.affine)  # from stored indices of the mask to those of `like`
     axes = np.argmax(np.abs(step[:3, :3]), axis=0)
-    signs = np.sign(step[axes, range(3)])
+    signs, advice = np.sign(step[axes, range(3)]), "resample the mask to the image's grid"
     turn = np.eye(4)[:, [*axes, 3]] * [*signs, 1]
     turn[axes, 3] = [(lengths[axis] - 1) * (sign < 0) for axis, sign in zip(axes, signs)]
     fits = np.abs(step - turn).max() <= GRID_TOLERANCE
     same = tuple(lengths[axis] for axis in axes) == _stored_shape(mask.header) if fits else mask.shape == like.shape
-    advice = "resample the mask to the image's grid"
     _check(path, same, f"a mask of {_times(mask.shape)} voxels, the image has {_times(like.shape)}; {advice}")
     texts = [f"spacing {_times(one.spacing)} mm and affine {one.affine[:3].round(4).tolist()}" for one in (mask, like)]
     _check(path, fits, f"a mask with {texts[0]}, the image has {texts[1]}; {advice}")
@@ -233,24 +236,21 @@ def read_labels(path: Path, like: Geometry) -> np.ndarray:
         labels[..., k] = np.clip(rounded, -(2**31), 2**31 - 1)
     refusal = f"{broken} of {labels.size} voxels of a mask are not whole numbers of 32 bits; round and save it again"
     _check(path, not broken, refusal)
-    return apply_orientation(labels, orientation)
+    return _nibabel().apply_orientation(labels, orientation)
 
 
 def _write(path: Path, array: np.ndarray, geometry: Geometry, slope: float = 1.0) -> None:
     """Writes `[depth, height, width]` on the stored grid under another name in the folder, then renames it."""
-    path = Path(path)
-    _check(path, is_volume(path), "expected a name that ends in .nii or .nii.gz; choose such a name")
+    _check(path := Path(path), is_volume(path), "expected a name that ends in .nii or .nii.gz; choose such a name")
     refusal = f"an array of {_times(array.shape)} on a grid of {_times(geometry.shape)}; resample it to that grid"
     _check(path, array.shape == geometry.shape, refusal)
-    stored = _as_stored(array, geometry)
-    header = geometry.header.copy()
+    stored, header = _as_stored(array, geometry), geometry.header.copy()
     header.set_data_dtype(array.dtype)
     header["dim"][0], header["dim"][4:], header["scl_slope"], header["intent_name"] = 3, 1, slope, b""
     for field in ("scl_inter", "cal_max", "cal_min", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
         header[field] = 0
     header["vox_offset"] = header.single_vox_offset
-    packed = path.suffix.lower() == ".gz"
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    packed, part = path.suffix.lower() == ".gz", path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -291,7 +291,8 @@ def write_map(path: Path, array: np.ndarray, geometry: Geometry) -> None:
 
 def write_new(path: Path, array: np.ndarray, *, affine: np.ndarray, slope: float = 1.0) -> None:
     """Writes `slope * array`, `[depth, height, width]`, with its axes stored as `affine` (to millimetres) has them."""
-    orientation, header = ornt_transform(io_orientation(affine), _CANONICAL), Nifti1Header()
+    nib = _nibabel()
+    orientation, header = nib.orientations.ornt_transform(nib.io_orientation(affine), _CANONICAL), nib.Nifti1Header()
     header.set_data_shape([array.shape[int(axis)] for axis in orientation[:, 0]])
     header.set_xyzt_units("mm")
     header.set_qform(affine, code=1)
