@@ -1,0 +1,1 @@
+"""What is measured on an accelerator, and what it is measured against."""
