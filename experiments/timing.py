@@ -7,9 +7,7 @@ in one process, so that a machine whose speed drifts slows all of them; the medi
 
 import argparse
 import functools
-import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -119,17 +117,6 @@ def compiled(program: Callable, arguments: tuple) -> tuple[Any, float]:
     return program.lower(*arguments).compile(), time.perf_counter() - began
 
 
-def counted(program: Any) -> tuple[float, float]:
-    """XLA's count of a compiled program: FLOP and bytes accessed; NaN where it has none."""
-    cost = program.cost_analysis() or {}
-    return cost.get("flops", math.nan), cost.get("bytes accessed", math.nan)
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and most of the rounds that count."""
-    return {"median s": statistics.median(values[1:]), "min s": min(values[1:]), "max s": max(values[1:])}
-
-
 def product(precision: str) -> tuple[Callable[[], jax.Array], float]:
     """A matrix product in that precision as a call, of the size that reaches the highest FLOP/s, and its FLOP."""
     dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
@@ -145,36 +132,6 @@ def product(precision: str) -> tuple[Callable[[], jax.Array], float]:
     return best[1], best[2]
 
 
-def nbytes(tree: Any) -> int:
-    """Bytes of all arrays of a tree."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-
-
-def peak() -> float:
-    """Most bytes taken so far: by the device where it keeps account, else by this process; NaN where neither does."""
-    kept = jax.devices()[0].memory_stats()
-    if kept:
-        return kept.get("peak_bytes_in_use", math.nan)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return math.nan
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def tick(streams: int, index: int) -> Tick:
     """All places at one image of their streams."""
     return Tick(np.arange(streams, dtype=np.uint32), np.full(streams, index, np.uint32), np.ones(streams, bool))
-
-
-def stepping(side: run.Streams, streams: int, states: Any, images: Any) -> Callable[[], Any]:
-    """The step of all streams as a call that goes on from its own states."""
-    index = 0
-
-    def call():
-        nonlocal states, index
-        states, outputs = side.step(jax.random.key(0), tick(streams, index), states, images)
-        index += 1
-        return states, outputs
-
-    return call

@@ -5,6 +5,7 @@ tree and the dtype and shape of every leaf, and `load` verifies them. A checkpoi
 renamed when whole.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -65,10 +66,12 @@ def digest(tree: Tree) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that results depend on."""
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow", "nibabel")
-    own = {"jaxtta": jaxtta.__version__, "python": platform.python_version()}
-    return {**own, **{name: importlib.metadata.version(name) for name in names}}
+    """Versions of Python and of the libraries that results depend on, those that are there."""
+    found = {"jaxtta": jaxtta.__version__, "python": platform.python_version()}
+    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow", "nibabel"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def save_tree(path: Path, tree: Tree, manifest: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ def teacher(task: Task, forward: Forward, images: Array) -> Array:
     The views are those of `views.possible`: in the plane five, without quarter turns three; for a volume also its flip
     along depth. Every view is a forward pass with batch statistics of its own. Views of one shape are computed side by
     side, but large images on CPU one after the other, where all at once fall out of its caches
-    (`python -m experiments.speed` measures both).
+    (`python -m experiments.accelerator` measures both).
     """
 
     def likely(x: Array) -> Array:

@@ -76,41 +76,41 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     return np.where(seen, np.cumsum(np.nan_to_num(values).sum(axis=0)) / np.maximum(seen, 1), np.nan)
 
 
-def speed(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
-    """Draws what an update costs: the full step beside its parts, three ways to the teacher, and time and memory of
-    streams side by side.
+def accelerator(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
+    """Draws what a device does with streams side by side: time, shares of its ceilings, memory, most expensive kernels.
 
     Args:
-        tables: those of `python -m experiments.speed`: `step`, `teacher`, `streams` and `memory`.
+        tables: those of `python -m experiments.accelerator`, of `streams`, `pytorch` and `kernels` what there is.
         path: a PNG, PDF or SVG file.
     """
-    figure = _figure(11, 7.4)
-    (step, teacher), (streams, memory) = figure.subplots(2, 2)
-    median = {row["program"]: row["median s"] for row in tables["step"]}
-    step.bar("7 forward + 2 gradients", 7 * median["forward"], color=COLOURS[1], label="forward")
-    bottom = 7 * median["forward"]
-    step.bar("7 forward + 2 gradients", 2 * median["gradient"], bottom=bottom, color=COLOURS[2], label="gradient")
-    step.bar("full step", median["step"], color=COLOURS[3], label="step")
-    if "compare" in median:
-        step.bar("compare", median["compare"], color=COLOURS[0])
-    step.legend(fontsize="small")
-    step.set(title="one update", ylabel="seconds")
-
-    teacher.bar([row["views by"] for row in tables["teacher"]], [row["median s"] for row in tables["teacher"]])
-    teacher.set(title="the teacher's six views", ylabel="seconds")
-
-    places = [str(row["streams"]) for row in tables["streams"]]
-    streams.plot(places, [row["s / image"] for row in tables["streams"]], "o-", color=COLOURS[1])
-    streams.set(title="streams side by side", xlabel="streams", ylabel="seconds per image", ylim=(0, None))
-
-    bottom = np.zeros(len(places))
-    for number, part in enumerate(("source", "states", "images", "temporaries"), start=1):
-        size = np.array([row[f"{part} MB"] for row in tables["memory"]])
-        memory.bar(places, size, bottom=bottom, color=COLOURS[number], label=part)
-        bottom = bottom + size
-    memory.plot(places, [row["peak MB"] for row in tables["memory"]], "k_", markersize=20, label="measured peak")
-    memory.legend(fontsize="small")
-    memory.set(title="memory", xlabel="streams", ylabel="MB")
+    figure = _figure(12, 8)
+    (time, share), (memory, profile) = figure.subplots(2, 2)
+    rows = [row for row in tables.get("streams", []) if row["ms/image"] > 0]
+    places = sorted({row["streams"] for row in rows})
+    for number, precision in enumerate(dict.fromkeys(row["precision"] for row in rows), start=1):
+        own = sorted((row for row in rows if row["precision"] == precision), key=itemgetter("streams"))
+        at, colour = [places.index(row["streams"]) for row in own], COLOURS[number]
+        time.plot(at, [row["ms/image"] for row in own], "o-", color=colour, label=f"jaxtta, {precision}")
+        share.plot(at, [100 * row["of the product"] for row in own], "o-", color=colour, label=f"product, {precision}")
+        share.plot(at, [100 * row["of the copy"] for row in own], "s:", color=colour, label=f"copy, {precision}")
+        memory.plot(at, [row["program MB"] / 1e3 for row in own], "o-", color=colour, label=precision)
+    for number, row in enumerate(tables.get("pytorch", [])):
+        colour = COLOURS[number + 3]
+        time.axhline(row["ms/image"], linestyle=(0, (2 + number, 2)), linewidth=1.2, color=colour)
+        label = f"PyTorch {row['pytorch']}, {row['precision']}"
+        time.annotate(label, (0, row["ms/image"]), (2, 2), textcoords="offset points", fontsize="x-small", color=colour)
+    time.set(title="an update of GraTa", ylabel="milliseconds an image", ylim=(0, None))
+    share.set(title="of what the device can", ylabel="percent of a measured rate", ylim=(0, None))
+    memory.set(title="memory of the program", ylabel="GB", ylim=(0, None))
+    for axes in (time, share, memory):
+        axes.set(xlabel="streams side by side", xticks=range(len(places)), xticklabels=places)
+        if axes.lines:
+            axes.legend(fontsize="x-small")
+    kernels = [row for row in tables.get("kernels", []) if row["streams"] == 1][::-1]
+    profile.barh(range(len(kernels)), [row["ms/step"] for row in kernels], color="#a9cbe8")
+    for place, row in enumerate(kernels):
+        profile.text(0, place, f"  {row['kernel'][:32]}  {row['of'][-40:]}", va="center", fontsize="x-small")
+    profile.set(title="most expensive kernels, one stream", xlabel="milliseconds a step", yticks=[])
     figure.savefig(path, dpi=130)
 
 

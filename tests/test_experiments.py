@@ -1,6 +1,4 @@
-"""The experiments on speed, with the smallest settings: tables whole, files that open. What they measure is not
-judged.
-"""
+"""Experiments at their smallest settings: tables whole, files that open. What they measure is not judged."""
 
 import csv
 import math
@@ -14,7 +12,6 @@ from experiments import (
     hippocampus_shift,
     pretraining_cost,
     prostate_sites,
-    speed,
     step_cost,
 )
 from jaxtta.core import InputError
@@ -22,19 +19,6 @@ from jaxtta.core import InputError
 pytest_plugins = ("command_line",)
 
 TINY = ["--size", "32", "--depth", "18", "--width", "4", "--rounds", "1"]
-TIMES = {"compile s", "median s", "min s", "max s"}
-COLUMNS = {
-    "streams": {"streams", "s / image", "/ one stream", *TIMES},
-    "memory": {"streams", "source MB", "states MB", "images MB", "temporaries MB", "peak MB"},
-    "step": {"program", "/ parts", "GFLOP", "GFLOP/s", "share of product", "GB accessed", "GB/s", *TIMES},
-    "teacher": {"views by", "/ fastest", "temporaries MB", *TIMES},
-    "files": {"streams", "images", "compile s", "streaming s", "images/s", "device-busy share"},
-}
-
-
-def make(size):
-    """A step of someone else's, as `--compare` takes it."""
-    return lambda image: image.reshape(size * size, 3).mean()
 
 
 def test_step_cost_prints_its_table(as_a_user, capsys):
@@ -42,47 +26,6 @@ def test_step_cost_prints_its_table(as_a_user, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["forward", "gradient", "step"]
     assert "7 forward + 2 gradients" in lines[5] and float(lines[5].split()[-1]) > 0
-
-
-def test_speed_prints_and_saves_all_tables(as_a_user, tmp_path, capsys):
-    speed.main(
-        [*TINY, "--streams", "1,2", "--images", "2", "--out", str(tmp_path), "--compare", "tests.test_experiments:make"]
-    )
-    printed, text = capsys.readouterr().out, (tmp_path / "speed.md").read_text()
-    tables = {}
-    for part in text.split("\n## ")[1:]:
-        name, *lines = part.splitlines()
-        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-        tables[name] = [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
-        assert all(line in printed for line in lines)
-    for name, columns in COLUMNS.items():
-        assert columns <= set(tables[name][0]), name
-    assert [row["streams"] for row in tables["streams"]] == ["1", "2"]
-    assert [row["program"] for row in tables["step"]] == ["forward", "gradient", "step", "product", "compare"]
-    assert "the library's choice here: batch" in text and "full step / parts" in text
-
-    with open(tmp_path / "speed.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["table"] for row in rows} == set(COLUMNS)
-    missing = {(row["row"], row["quantity"]) for row in rows if math.isnan(float(row["value"]))}
-    assert {name for name, _ in missing} <= {"product", "compare"}, missing
-    values = {(row["table"], row["row"], row["quantity"]): float(row["value"]) for row in rows}
-    assert values["memory", "2", "states MB"] == pytest.approx(2 * values["memory", "1", "states MB"])
-    assert values["memory", "2", "source MB"] == values["memory", "1", "source MB"]
-    with Image.open(tmp_path / "speed.png") as figure:
-        figure.load()
-        assert figure.format == "PNG" and figure.size[0] > 600
-
-
-def test_full_is_where_more_streams_no_longer_help():
-    assert speed.full({1: 1.0, 2: 0.8, 4: 0.79, 8: 0.81}) == 2
-    assert speed.full({1: 1.0, 2: 1.1, 4: 1.2}) == 1
-    assert speed.full({1: 1.0, 2: 0.8, 4: 0.6}) == 4
-
-
-def test_what_cannot_be_compared_with_is_said():
-    with pytest.raises(InputError, match=r"--compare nowhere:make: .*give MODULE:FUNCTION"):
-        speed.imported("nowhere:make", 32)
 
 
 def rows_of(path):
