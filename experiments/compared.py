@@ -9,12 +9,12 @@ from typing import Any
 
 from experiments.tables import printed
 from jaxtta import run
+from jaxtta.benchmark.plan import Benchmark
 from jaxtta.benchmark.protocols import PROTOCOLS
-from jaxtta.commands.benchmark import benchmark
-from jaxtta.commands.benchmark_plan import Benchmark
-from jaxtta.commands.demo import CENTRES, CHECKPOINTS, demo_checkpoint
-from jaxtta.commands.results import write_rows
-from jaxtta.commands.synthesize import synthesize
+from jaxtta.runs.results import write_rows
+from jaxtta.workflows.benchmark import benchmark
+from jaxtta.workflows.demo import CENTRES, CHECKPOINTS, demo_checkpoint
+from jaxtta.workflows.synthesize import synthesize
 
 SIZE, SEED = 256, 1000  # of the synthetic photographs; the sources saw others
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxtta.commands import results
-from jaxtta.commands.inputs import find_all
 from jaxtta.data.cases import Case
 from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.runs import results
+from jaxtta.runs.inputs import find_all
 
 
 def decathlon(data: Path, preprocessing: VolumePreprocessing) -> list[Case]:

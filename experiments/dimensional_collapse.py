@@ -36,15 +36,15 @@ from typing import Any, NamedTuple
 from experiments.comparison import decathlon, interval, listed
 from experiments.tables import printed
 from jaxtta import run
-from jaxtta.commands.evaluate_encoder import RANDOM, Evaluation, evaluate
-from jaxtta.commands.inputs import find_all
-from jaxtta.commands.pretrain import Pretraining, pretrain
-from jaxtta.commands.results import write_rows
-from jaxtta.commands.synthesize import synthesize
 from jaxtta.core import InputError, Task
-from jaxtta.data.abdomen import LABELS
 from jaxtta.data.cases import Case
 from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.runs.inputs import find_all
+from jaxtta.runs.results import write_rows
+from jaxtta.synthetic.abdomen import LABELS
+from jaxtta.workflows.evaluate_encoder import RANDOM, Evaluation, evaluate
+from jaxtta.workflows.pretrain import Pretraining, pretrain
+from jaxtta.workflows.synthesize import synthesize
 
 ARMS = {
     "moco": {"local": 0.0, "whiten": False},

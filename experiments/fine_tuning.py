@@ -25,12 +25,12 @@ import numpy as np
 from experiments.comparison import interval, listed
 from experiments.tables import printed
 from jaxtta import checkpoint, run
-from jaxtta.commands.adapt import Adaptation, adapt
-from jaxtta.commands.demo import demo_checkpoint
-from jaxtta.commands.finetune import NORMS, FineTuning, finetune
-from jaxtta.commands.inputs import find_all
-from jaxtta.commands.results import write_rows
-from jaxtta.commands.synthesize import synthesize
+from jaxtta.runs.inputs import find_all
+from jaxtta.runs.results import write_rows
+from jaxtta.workflows.adapt import Adaptation, adapt
+from jaxtta.workflows.demo import demo_checkpoint
+from jaxtta.workflows.finetune import NORMS, FineTuning, finetune
+from jaxtta.workflows.synthesize import synthesize
 
 LABELLED, TESTED, BATCH = 20, 40, 8
 COUNTS = (1, 5, 20)

@@ -2,8 +2,8 @@
 
 The 3-D U-Net is trained on the first part of the hippocampus volumes of the Medical Segmentation Decathlon (Task04, T1
 MRI, 1 mm, anterior and posterior hippocampus). The held-out volumes are then segmented as they are and under three
-severe shifts of `jaxtta.data.acquisition`: a bias field, a change of contrast, and blur with thick slices. Nothing is
-shown to the source model in training but the volumes as they are, with the usual augmentation.
+severe shifts of `jaxtta.synthetic.acquisition`: a bias field, a change of contrast, and blur with thick slices. Nothing
+is shown to the source model in training but the volumes as they are, with the usual augmentation.
 
     python -m experiments.hippocampus_shift --data Task04_Hippocampus --out hippocampus
 
@@ -23,14 +23,14 @@ import numpy as np
 
 from experiments.compared import benchmarked
 from experiments.comparison import decathlon, listed
-from jaxtta.commands.benchmark_report import describe
-from jaxtta.commands.train import Training, train
+from jaxtta.benchmark.findings import describe
 from jaxtta.core import InputError, Task
 from jaxtta.data import nifti
-from jaxtta.data.acquisition import SHIFTS
 from jaxtta.data.cases import Case
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.methods import METHODS
+from jaxtta.synthetic.acquisition import SHIFTS
+from jaxtta.workflows.train import Training, train
 
 TASK = Task(3, "softmax", ("background", "anterior", "posterior"))
 PREPROCESSING = VolumePreprocessing((44, 56, 40))  # one window covers all but a few of the volumes

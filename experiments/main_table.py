@@ -30,16 +30,16 @@ import numpy as np
 from experiments.compared import benchmarked
 from experiments.comparison import listed
 from experiments.tables import printed
-from jaxtta.commands.inputs import find_all
-from jaxtta.commands.results import write_rows
-from jaxtta.commands.synthesize import synthesize
-from jaxtta.commands.train import Training, train
 from jaxtta.core import InputError, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.preprocessing import Preprocessing
-from jaxtta.data.synthetic import CENTRES
 from jaxtta.methods import METHODS
 from jaxtta.models.heads import HEADS
+from jaxtta.runs.inputs import find_all
+from jaxtta.runs.results import write_rows
+from jaxtta.synthetic.fundus import CENTRES
+from jaxtta.workflows.synthesize import synthesize
+from jaxtta.workflows.train import Training, train
 
 DOMAINS = ("RIM_ONE_r3", "REFUGE", "ORIGA", "REFUGE_Valid", "Drishti_GS")
 MODEL = {"architecture": "resunet", "depth": 18, "width": 16, "heads": HEADS}

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 from experiments.compared import compared, gains, parser_of
 from experiments.tables import printed
-from jaxtta.commands.results import write_rows
 from jaxtta.objectives import OBJECTIVES
+from jaxtta.runs.results import write_rows
 
 
 def label(auxiliary: str, pseudo: str, rate: str) -> str:

@@ -21,14 +21,14 @@ import numpy as np
 
 from experiments.compared import benchmarked
 from experiments.comparison import listed
-from jaxtta.commands.benchmark_report import describe
-from jaxtta.commands.synthesize import synthesize
-from jaxtta.commands.train import Training, train
+from jaxtta.benchmark.findings import describe
 from jaxtta.core import InputError, Task
 from jaxtta.data import nifti
 from jaxtta.data.cases import Case
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.methods import METHODS
+from jaxtta.workflows.synthesize import synthesize
+from jaxtta.workflows.train import Training, train
 
 TASK = Task(1, "sigmoid", ("prostate",))
 SEGMENTATION = re.compile(r"_segmentation\.nii(\.gz)?$", re.IGNORECASE)

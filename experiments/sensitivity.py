@@ -16,8 +16,8 @@ centre most methods stay within half a point of what their statistics give, what
 from collections.abc import Sequence
 
 from experiments.compared import compared, gains, parser_of, told
-from jaxtta.commands.options import method_options
 from jaxtta.methods import METHODS
+from jaxtta.runs.options import method_options
 
 RATES = ["1e-5", "1e-4", "1e-3", "1e-2"]
 

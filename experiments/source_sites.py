@@ -35,18 +35,18 @@ from experiments import prostate_sites
 from experiments.comparison import listed
 from experiments.tables import printed
 from jaxtta import checkpoint, run
-from jaxtta.commands.adapt_multi import MultiAdaptation, adapt_multi
-from jaxtta.commands.arms import TOGETHER
-from jaxtta.commands.inputs import find_all
-from jaxtta.commands.rank import Ranking, rank
-from jaxtta.commands.results import read_rows, write_rows
-from jaxtta.commands.synthesize import synthesize
-from jaxtta.commands.train import Training, train
 from jaxtta.core import InputError, Task
 from jaxtta.data.preprocessing import Preprocessing
-from jaxtta.data.synthetic import CENTRES
 from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.runs.inputs import find_all
+from jaxtta.runs.results import read_rows, write_rows
+from jaxtta.synthetic.fundus import CENTRES
+from jaxtta.transfer.arms import TOGETHER
 from jaxtta.transfer.lftm import METRICS
+from jaxtta.workflows.adapt_multi import MultiAdaptation, adapt_multi
+from jaxtta.workflows.rank import Ranking, rank
+from jaxtta.workflows.synthesize import synthesize
+from jaxtta.workflows.train import Training, train
 
 POISON = "poison"
 SIZE = 64

@@ -97,10 +97,10 @@ def _add_adapt(commands) -> None:
 
 def _adapt(options) -> None:
     from jaxtta import distributed, run
-    from jaxtta.commands.adapt import Adaptation, adapt
-    from jaxtta.commands.options import parse_settings
-    from jaxtta.commands.results import describe
     from jaxtta.core import InputError
+    from jaxtta.runs.options import parse_settings
+    from jaxtta.runs.results import describe
+    from jaxtta.workflows.adapt import Adaptation, adapt
 
     if options.compilation_cache is not None:
         run.use_compilation_cache(options.compilation_cache)
@@ -155,10 +155,10 @@ def _add_train(commands) -> None:
 
 
 def _train(options) -> None:
-    from jaxtta.commands.inputs import preprocessing_for
-    from jaxtta.commands.train import Training, train
     from jaxtta.core import Task
     from jaxtta.models.heads import HEADS
+    from jaxtta.runs.inputs import preprocessing_for
+    from jaxtta.workflows.train import Training, train
 
     model = {"architecture": options.architecture}
     model |= {k: getattr(options, k) for k in ("depth", "width", "features", "norm") if getattr(options, k) is not None}
@@ -197,7 +197,7 @@ def _add_convert(commands) -> None:
 
 
 def _convert(options) -> None:
-    from jaxtta.commands.convert import convert_file
+    from jaxtta.workflows.convert import convert_file
 
     manifest = convert_file(
         options.weights,
@@ -225,8 +225,8 @@ def _add_export(commands) -> None:
 
 
 def _export(options) -> None:
-    from jaxtta.commands.export import Export, export_method
-    from jaxtta.commands.options import parse_settings
+    from jaxtta.runs.options import parse_settings
+    from jaxtta.workflows.export import Export, export_method
 
     record = export_method(plan(Export, options, settings=parse_settings(options.set)))
     print(f"{options.out}: {', '.join(record['programs'])} of {record['method']} for {', '.join(record['platforms'])}")
@@ -241,7 +241,7 @@ def _add_demo(commands) -> None:
 
 
 def _demo(options) -> None:
-    from jaxtta.commands.demo import demo
+    from jaxtta.workflows.demo import demo
 
     demo(options.out, overwrite=options.overwrite, count=options.count, seed=options.seed)
 
@@ -262,7 +262,7 @@ def _add_synthesize(commands) -> None:
 
 
 def _synthesize(options) -> None:
-    from jaxtta.commands.synthesize import synthesize
+    from jaxtta.workflows.synthesize import synthesize
 
     drawn = {k: getattr(options, k) for k in ("kind", "count", "size", "seed")}
     for folder in synthesize(options.out, centres=tuple(options.centres) if options.centres else None, **drawn):

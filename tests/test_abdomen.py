@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxtta.commands.synthesize import synthesize
 from jaxtta.core import InputError
 from jaxtta.data import nifti
-from jaxtta.data.abdomen import CENTRES, LABELS, Centre, abdomen
-from jaxtta.data.phantoms import Phantom
+from jaxtta.synthetic.abdomen import CENTRES, LABELS, Centre, abdomen
+from jaxtta.synthetic.phantoms import Phantom
+from jaxtta.workflows.synthesize import synthesize
 
 COUNT = 4
 LIVER, SPLEEN, KIDNEYS, AORTA = range(1, 5)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from jaxtta.data.acquisition import (
+from jaxtta.synthetic.acquisition import (
     SHIFTS,
     bias_field,
     blur,

@@ -22,10 +22,11 @@ from folders import (
 )
 
 from jaxtta import metrics
-from jaxtta.commands import options as options_module
-from jaxtta.commands import pipeline, writing
 from jaxtta.methods import METHODS
 from jaxtta.objectives import OBJECTIVES
+from jaxtta.runs import options as options_module
+from jaxtta.runs import stream as pipeline
+from jaxtta.runs import writing
 
 pytest_plugins = ("command_line",)
 

@@ -9,13 +9,14 @@ from scans import load_canonical, scans, volume_model
 from toys import random_source
 
 from jaxtta import checkpoint, run, stats
-from jaxtta.commands import arms, writing
-from jaxtta.commands.adapt import Adaptation, adapt
-from jaxtta.commands.adapt_multi import MultiAdaptation, adapt_multi, arm_names, describe
 from jaxtta.core import InputError, Task
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.models import build
+from jaxtta.runs import writing
+from jaxtta.transfer import arms
 from jaxtta.transfer.lftm import METRICS
+from jaxtta.workflows.adapt import Adaptation, adapt
+from jaxtta.workflows.adapt_multi import MultiAdaptation, adapt_multi, arm_names, describe
 
 pytest_plugins = ("command_line",)
 pytestmark = pytest.mark.usefixtures("as_a_user")
@@ -144,7 +145,7 @@ def test_arms_are_what_their_names_say(place, tmp_path):
 
 
 def writing_cases(place):
-    from jaxtta.commands import inputs
+    from jaxtta.runs import inputs
 
     preprocessing = Preprocessing(SIZE, 3, "fundus")
     return inputs.find_all([place / "north" / "images"], [place / "north" / "masks"], preprocessing)
@@ -213,7 +214,7 @@ def stopped(monkeypatch, owner, name, after):
 
 @pytest.mark.parametrize("where, after", [("observe", 0), ("save_state", 1), ("finish", 4)])
 def test_a_stopped_run_goes_on_and_ends_the_same(place, tmp_path, monkeypatch, where, after):
-    from jaxtta.commands import adapt_multi as module
+    from jaxtta.workflows import adapt_multi as module
 
     whole = plan(place, tmp_path / "whole", arm=("tgma", "itm"), epochs=3)
     adapt_multi(whole)

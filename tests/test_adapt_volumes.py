@@ -10,12 +10,13 @@ from folders import pixels, record, refused, succeeded, table, timeless
 from scans import SHAPE, anatomy, load_canonical, save_volume, scans, volume_model
 
 from jaxtta import metrics
-from jaxtta.commands import pipeline, serving, writing
 from jaxtta.core import Output, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.methods import METHODS
+from jaxtta.runs import serving, writing
+from jaxtta.runs import stream as pipeline
 
 pytest_plugins = ("command_line",)
 

@@ -10,12 +10,12 @@ from folders import dataset, record, refused, source_model, succeeded, table
 from toys import pictures, toy
 
 from jaxtta import stats
+from jaxtta.benchmark import cells
+from jaxtta.benchmark.plan import Benchmark
 from jaxtta.benchmark.protocols import PROTOCOLS
-from jaxtta.commands import cells
-from jaxtta.commands.benchmark import benchmark
-from jaxtta.commands.benchmark_plan import Benchmark
 from jaxtta.core import Method, Output, bind, norm_affine, partition
 from jaxtta.methods import METHODS
+from jaxtta.workflows.benchmark import benchmark
 
 pytest_plugins = ("command_line",)
 TENT = "tent:learning_rate=0.05"

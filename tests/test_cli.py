@@ -81,7 +81,7 @@ def test_an_interruption_ends_with_130_and_a_hint(command, monkeypatch):
     def interrupted(*arguments, **keywords):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jaxtta.commands.synthesize.synthesize", interrupted)
+    monkeypatch.setattr("jaxtta.workflows.synthesize.synthesize", interrupted)
     said = command("synthesize", "--out", "unused")
     assert said.status == 130 and said.out == "" and said.err.count("\n") == 1
 
@@ -90,7 +90,7 @@ def test_a_full_disk_is_one_line(command, monkeypatch):
     def full(*arguments, **keywords):
         raise OSError(28, "No space left on device", "out/masks/0.png")
 
-    monkeypatch.setattr("jaxtta.commands.synthesize.synthesize", full)
+    monkeypatch.setattr("jaxtta.workflows.synthesize.synthesize", full)
     refused(command("synthesize", "--out", "unused"), "out/masks/0.png", "No space left on device")
 
 

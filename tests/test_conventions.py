@@ -19,10 +19,13 @@ TEXTS = [ROOT / "README.md", *FILES.values(), *SCRIPTS, *sorted((ROOT / "experim
 # Who may import whom: a module imports from layers before its own, and from its own package.
 LAYERS = (
     {"core"},
-    {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "data"},
+    {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "data", "synthetic"},
     {"losses", "objectives", "models"},
     {"methods", "wrappers", "checkpoint", "torch_import"},
-    {"run", "train", "transfer", "pretrain", "plots", "export", "benchmark"},
+    {"run", "train", "plots", "export"},
+    {"runs"},
+    {"transfer", "pretrain", "benchmark"},
+    {"workflows"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -41,7 +44,7 @@ DEVICE_FILES = {
     "models/__init__.py": {"jit"},  # `init` alone: traced once, its forward pass is never run
     "distributed.py": {"jit"},  # the word that all processes agree on
 }
-PRINTING = ("commands/", "cli.py", "train.py", "plots.py")
+PRINTING = ("workflows/", "commands/", "cli.py")
 # What runs, is run or is written may stand before the data it is given; an index belongs to its key.
 BEFORE_SOURCE = {"self", "method", "model", "path", "index"}
 # The published methods say where; this one is no method.

@@ -10,9 +10,10 @@ from scipy import stats as distributions
 from toys import toy
 
 from jaxtta import checkpoint
-from jaxtta.commands import encoder_runs, evaluate_encoder, results
 from jaxtta.core import Source, Task, encoder_of
 from jaxtta.pretrain import linear
+from jaxtta.runs import results
+from jaxtta.workflows import encoder_runs, evaluate_encoder
 
 pytest_plugins = ("command_line",)
 

@@ -7,8 +7,8 @@ import pytest
 
 from experiments import source_sites
 from experiments.source_sites import POISON, averaged, correlations, of_arms, of_sources
-from jaxtta.commands.arms import TOGETHER
 from jaxtta.core import InputError
+from jaxtta.transfer.arms import TOGETHER
 from jaxtta.transfer.lftm import METRICS
 
 pytest_plugins = ("command_line",)

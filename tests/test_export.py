@@ -13,10 +13,10 @@ from folders import refused, source_model, succeeded
 from toys import assert_trees_close, pictures, toy
 
 from jaxtta import checkpoint, export
-from jaxtta.commands.options import build_method
 from jaxtta.core import InputError
 from jaxtta.data import kinds
 from jaxtta.methods import METHODS
+from jaxtta.runs.options import build_method
 from jaxtta.wrappers import guarded
 
 pytest_plugins = ("command_line",)

@@ -8,10 +8,10 @@ from scans import scans, volume_model
 from test_train import assert_same, variables
 
 from jaxtta import checkpoint
-from jaxtta.commands import finetune as module
-from jaxtta.commands import fitting
+from jaxtta.runs import fitting
 from jaxtta.train import TrainingState
 from jaxtta.transfer.ac_norm import collaborated
+from jaxtta.workflows import finetune as module
 
 pytest_plugins = ("command_line",)
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from jaxtta.core import InputError
-from jaxtta.data.phantoms import SITES, Phantom, Site, phantom
+from jaxtta.synthetic.phantoms import SITES, Phantom, Site, phantom
 
 COUNT = 6
 every_site = pytest.mark.parametrize("name", SITES)

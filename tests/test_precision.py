@@ -13,7 +13,6 @@ from toys import all_finite, assert_trees_close, pictures, random_source, toy
 
 from jaxtta import checkpoint, metrics, stats
 from jaxtta.core import InputError, everything
-from jaxtta.data.synthetic import CENTRES, fundus
 from jaxtta.methods import METHODS
 from jaxtta.methods.grata import grata
 from jaxtta.methods.tent import tent
@@ -21,6 +20,7 @@ from jaxtta.models import HEADS, build
 from jaxtta.models.layers import Double
 from jaxtta.models.precision import PRECISIONS, with_precision
 from jaxtta.resize import resize_aligned
+from jaxtta.synthetic.fundus import CENTRES, fundus
 from jaxtta.wrappers import guarded
 
 KEY = jax.random.key(3)

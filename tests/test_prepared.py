@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scans import anatomy, save_volume
 
-from jaxtta.commands import fitting
-from jaxtta.commands.train import Training
 from jaxtta.core import InputError, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.prepared import Prepared, prepare_all
 from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.runs import fitting
+from jaxtta.workflows.train import Training
 
 TASK = Task(2)
 SHAPES = ((7, 18, 14), (5, 20, 12))

@@ -8,9 +8,9 @@ from scans import anatomy, save_volume, scans
 from test_train import assert_same
 
 from jaxtta import checkpoint
-from jaxtta.commands import contrast
 from jaxtta.core import encoder_of, paths
 from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.pretrain import contrast
 
 pytest_plugins = ("command_line",)
 

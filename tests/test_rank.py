@@ -11,13 +11,13 @@ from scipy import stats as correlation
 from toys import random_source
 
 from jaxtta import checkpoint
-from jaxtta.commands import finetune as tuning
-from jaxtta.commands.rank import CHOICES
 from jaxtta.core import Task
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.models import HEADS, build
 from jaxtta.transfer.ac_corr import ac_corr
 from jaxtta.transfer.lftm import METRICS
+from jaxtta.workflows import finetune as tuning
+from jaxtta.workflows.rank import CHOICES
 
 pytest_plugins = ("command_line",)
 

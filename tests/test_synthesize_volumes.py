@@ -5,10 +5,11 @@ import gzip
 import numpy as np
 import pytest
 
-from jaxtta.commands.synthesize import KINDS, synthesize
 from jaxtta.core import InputError
-from jaxtta.data import abdomen, nifti
-from jaxtta.data.phantoms import SITES, phantom
+from jaxtta.data import nifti
+from jaxtta.synthetic import abdomen
+from jaxtta.synthetic.phantoms import SITES, phantom
+from jaxtta.workflows.synthesize import KINDS, synthesize
 
 SIZE = 40
 

@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 
 from jaxtta.core import InputError
-from jaxtta.data.synthetic import CENTRES, Centre, fundus
-from jaxtta.data.vessels import Tree, draw
+from jaxtta.synthetic.fundus import CENTRES, Centre, fundus
+from jaxtta.synthetic.vessels import Tree, draw
 
 COUNT = 12
 SIZE = 128

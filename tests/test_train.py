@@ -9,9 +9,9 @@ import pytest
 from folders import dataset, record, refused, source_model, succeeded, table
 
 from jaxtta import checkpoint, train
-from jaxtta.commands import train as train_module
 from jaxtta.core import paths
 from jaxtta.models import HEADS
+from jaxtta.workflows import train as train_module
 
 pytest_plugins = ("command_line",)
 

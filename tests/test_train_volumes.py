@@ -10,8 +10,8 @@ from scans import scans
 from test_train import assert_same, without_steps  # noqa: F401
 
 from jaxtta import checkpoint
-from jaxtta.commands import train as train_module
 from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.workflows import train as train_module
 
 pytest_plugins = ("command_line",)
 

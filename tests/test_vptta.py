@@ -19,10 +19,10 @@ import reference_inputs
 from toys import all_finite, assert_trees_close, pictures, random_source, toy
 
 from jaxtta import stats
-from jaxtta.commands.options import build_method
 from jaxtta.core import InputError, Moments, Task
 from jaxtta.methods.vptta import vptta
 from jaxtta.models import build
+from jaxtta.runs.options import build_method
 from jaxtta.torch_import import convert
 from jaxtta.wrappers import episodic, guarded, repeat
 

@@ -21,9 +21,9 @@ from experiments.accelerator.record import Record
 from experiments.accelerator.settings import Settings
 from jaxtta import checkpoint
 from jaxtta.core import Tree
-from jaxtta.data.synthetic import CENTRES, fundus
 from jaxtta.methods import METHODS
 from jaxtta.models.precision import with_precision
+from jaxtta.synthetic.fundus import CENTRES, fundus
 
 SOURCE = Path(__file__).parents[2] / "checkpoints" / "synthetic_fundus"
 # Largest ‖device − CPU‖ / ‖CPU‖ of the logits after two updates, and of what the updates changed of the state.

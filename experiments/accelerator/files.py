@@ -10,10 +10,10 @@ from experiments.accelerator.record import Record
 from experiments.accelerator.settings import Settings
 from experiments.timing import subject
 from jaxtta import checkpoint
-from jaxtta.commands.adapt import Adaptation, adapt
-from jaxtta.commands.synthesize import synthesize
 from jaxtta.data.preprocessing import Preprocessing
-from jaxtta.data.synthetic import CENTRES
+from jaxtta.synthetic.fundus import CENTRES
+from jaxtta.workflows.adapt import Adaptation, adapt
+from jaxtta.workflows.synthesize import synthesize
 
 SECONDS = 15.0  # that the streaming part of a run should last
 

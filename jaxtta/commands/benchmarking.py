@@ -47,11 +47,11 @@ def add_benchmark(commands) -> None:
 
 def _benchmark(options: argparse.Namespace) -> None:
     from jaxtta import run
-    from jaxtta.commands.benchmark import benchmark
-    from jaxtta.commands.benchmark_demo import drawn
-    from jaxtta.commands.benchmark_file import planned
-    from jaxtta.commands.benchmark_report import describe
+    from jaxtta.benchmark.configuration import planned
+    from jaxtta.benchmark.findings import describe
     from jaxtta.commands.shared import tell_of_bad_files
+    from jaxtta.workflows.benchmark import benchmark
+    from jaxtta.workflows.benchmark_demo import drawn
 
     given = {k: v for k, v in vars(options).items() if k not in ("run", "command", "file", "demo", "compilation_cache")}
     if options.compilation_cache is not None:

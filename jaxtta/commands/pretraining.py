@@ -55,8 +55,8 @@ def add_pretrain(commands) -> None:
 
 
 def _pretrain(options) -> None:
-    from jaxtta.commands.inputs import preprocessing_for
-    from jaxtta.commands.pretrain import Pretraining, describe, pretrain
+    from jaxtta.runs.inputs import preprocessing_for
+    from jaxtta.workflows.pretrain import Pretraining, describe, pretrain
 
     model = {"architecture": options.architecture}
     model |= {k: getattr(options, k) for k in ("depth", "width", "features") if getattr(options, k) is not None}
@@ -115,8 +115,8 @@ def add_evaluate_encoder(commands) -> None:
 
 
 def _evaluate_encoder(options) -> None:
-    from jaxtta.commands.evaluate_encoder import Evaluation, describe, evaluate
     from jaxtta.core import Task
+    from jaxtta.workflows.evaluate_encoder import Evaluation, describe, evaluate
 
     task = Task(options.classes, options.activation, options.names)
     record = evaluate(plan(Evaluation, options, task=task))

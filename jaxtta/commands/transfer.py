@@ -33,7 +33,7 @@ def add_finetune(commands) -> None:
 
 
 def _finetune(options) -> None:
-    from jaxtta.commands.finetune import FineTuning, finetune
+    from jaxtta.workflows.finetune import FineTuning, finetune
 
     record = finetune(plan(FineTuning, options))
     tell_of_training(record, options.out)
@@ -56,7 +56,7 @@ def add_rank(commands) -> None:
 
 
 def _rank(options) -> None:
-    from jaxtta.commands.rank import Ranking, describe, rank
+    from jaxtta.workflows.rank import Ranking, describe, rank
 
     record = rank(plan(Ranking, options))
     print(describe(record))
@@ -85,7 +85,7 @@ def add_adapt_multi(commands) -> None:
 
 
 def _adapt_multi(options) -> None:
-    from jaxtta.commands.adapt_multi import MultiAdaptation, adapt_multi, describe
+    from jaxtta.workflows.adapt_multi import MultiAdaptation, adapt_multi, describe
 
     record = adapt_multi(plan(MultiAdaptation, options, overlays=not options.no_overlays))
     print(describe(record))

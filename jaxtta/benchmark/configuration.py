@@ -1,0 +1,136 @@
+"""A benchmark from a small TOML file, from flags, or from both: a flag replaces what the file says."""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtta.benchmark.plan import Benchmark
+from jaxtta.benchmark.protocols import PROTOCOLS, Protocol
+from jaxtta.core import InputError
+
+
+def planned(given: Mapping[str, Any], *, file: Path | None) -> Benchmark:
+    """The benchmark of a file and flags.
+
+    Args:
+        given: the flags that were given, by the names of `Benchmark`'s fields; `sources` as `LABEL=PATH` or `PATH`,
+            `protocols` as names, `orders` as `A,B,C` or one number of orders to draw.
+        file: a TOML file with the same names; its paths are relative to its own folder.
+
+    Raises:
+        InputError: an entry that is unknown, missing or of another kind.
+    """
+    values = {} if file is None else _read(file)
+    own = values.pop("own_protocols", {})
+    values |= given
+    for name in ("sources", "images", "out"):
+        if name not in values:
+            where = "--" + name if file is None else f"--{name}, or {name} in {file}"
+            raise InputError(f"a benchmark needs {name}; give {where}")
+    if isinstance(values["sources"], list):
+        values["sources"] = _labelled(values["sources"])
+    known = PROTOCOLS | own
+    unknown = [name for name in values.get("protocols", own) if name not in known]
+    if unknown:
+        raise InputError(f"no protocol is called {', '.join(unknown)}; choose from {', '.join(known)}")
+    if names := values.pop("protocols", list(own)):
+        values["protocols"] = {name: known[name] for name in names}
+    return Benchmark(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+def _labelled(texts: list[str]) -> dict[str, Path]:
+    """Sources by their labels; without one, the name of the folder that a `best` or `last` lies in."""
+    sources: dict[str, Path] = {}
+    for text in texts:
+        label, equals, path = text.partition("=")
+        path = Path(path if equals else text)
+        label = label if equals else (path.parent.name if path.name in ("best", "last") else path.name)
+        if label in sources:
+            raise InputError(f"two sources are called {label}; give them labels: LABEL=PATH")
+        sources[label] = path
+    return sources
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a file says, checked and made into what `Benchmark` takes."""
+    try:
+        entries = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror or error}); check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not a TOML file ({error})") from error
+    unknown = [key for key in entries if key not in ENTRIES]
+    if unknown:
+        raise InputError(f"{file}: no entry is called {', '.join(unknown)}; choose from {', '.join(ENTRIES)}")
+    values: dict[str, Any] = {}
+    for key, value in entries.items():
+        fits, expected, made = ENTRIES[key]
+        if not fits(value):
+            raise InputError(f"{file}: {key} is {value!r}; expected {expected}")
+        values[key] = made(file.resolve().parent, value)
+    if isinstance(values.get("protocols"), dict):
+        values["own_protocols"] = values.pop("protocols")
+    return values
+
+
+def _protocols(folder: Path, value: list[str] | dict[str, dict]) -> list[str] | dict[str, Protocol]:
+    if isinstance(value, list):
+        return value
+    fields = Protocol.__dataclass_fields__
+    made = {}
+    for name, entries in value.items():
+        unknown = [key for key in entries if key not in fields]
+        if unknown:
+            raise InputError(f"protocol {name} has no {', '.join(unknown)}; it has {', '.join(fields)}")
+        made[name] = PROTOCOLS[name] if not entries and name in PROTOCOLS else Protocol(**entries)
+    return made
+
+
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _all(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and bool(value) and all(_is(kind)(part) for part in value)
+
+
+def _table(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and bool(value) and all(_is(kind)(part) for part in value.values())
+
+
+def _as_it_is(folder: Path, value: Any) -> Any:
+    return value
+
+
+WORDS = (_all(str), 'words, as in ["a", "b"]', _as_it_is)
+PATHS = (_all(str), 'paths, as in ["a/images", "b/images"]', lambda folder, value: [folder / path for path in value])
+PATH = (_is(str), "a path", lambda folder, value: folder / value)
+COUNT = (lambda value: _is(int)(value) and value > 0, "a whole number from 1 on", _as_it_is)
+ENTRIES: dict[str, tuple[Callable[[Any], bool], str, Callable[[Path, Any], Any]]] = {
+    "sources": (
+        _table(str), 'checkpoints by labels, as in {mine = "run/best"}',
+        lambda folder, value: {label: folder / path for label, path in value.items()},
+    ),
+    "images": PATHS,
+    "masks": PATHS,
+    "root": PATH,
+    "out": PATH,
+    "methods": WORDS,
+    "protocols": (
+        lambda value: _all(str)(value) or _table(dict)(value),
+        'names, or tables as in [protocols.mine] reset = "never", rounds = 5', _protocols,
+    ),
+    "orders": (
+        lambda value: COUNT[0](value) or (isinstance(value, list) and bool(value) and all(map(_all(str), value))),
+        "lists of domains, or how many orders to draw",
+        lambda folder, value: value if isinstance(value, int) else [tuple(order) for order in value],
+    ),
+    "seeds": (_all(int), "whole numbers, as in [0, 1, 2]", _as_it_is),
+    "against": (_is(str), "the name of a method", _as_it_is),
+    "batch": COUNT,
+    "streams": COUNT,
+    "devices": COUNT,
+    "precision": (_is(str), "float32, highest or bfloat16", _as_it_is),
+    "skip_bad": (_is(bool), "true or false", _as_it_is),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""How a run is done, whatever it does: its folder, its cases, its files, its loops."""

@@ -1,0 +1,1 @@
+"""What jaxtta does from files to files, a module for each command."""

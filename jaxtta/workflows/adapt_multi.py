@@ -1,0 +1,268 @@
+"""`jaxtta adapt-multi`: several source models meet unlabelled images; segmentations by one arm or by each come out."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxtta import checkpoint
+from jaxtta.core import InputError, Source
+from jaxtta.data.cases import Case
+from jaxtta.data.kinds import to_dict
+from jaxtta.data.prefetch import prefetch
+from jaxtta.data.sample import Assembly
+from jaxtta.runs import fitting, inputs, output, results, writing
+from jaxtta.transfer import arms, tgma
+from jaxtta.transfer.arms import TOGETHER, TRAINED, VOTES, Arm, Observed
+from jaxtta.transfer.lftm import METRICS
+from jaxtta.transfer.sources import load_sources
+from jaxtta.transfer.target import Target, observe
+
+ITM, SOURCES, ARMS, TRAINING = "itm.csv", "sources.csv", "arms.csv", "training.csv"
+ARRAYS, PAIR, ALONE = "prepared", "pair", "source_"  # the arrays are removed at the end
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiAdaptation:
+    """Which sources to make into what, for which images. All images together are one target, whatever their domains.
+
+    Attributes:
+        sources: checkpoints of source models, two or more, of one task and one preprocessing.
+        images: folders or CSV lists; each is a domain.
+        out: folder to write.
+        masks: a folder of masks for each of `images`, for scores; they adapt nothing.
+        root: what a list's paths are relative to.
+        arm: what to make of the sources, see `arm_names`; the first is the result, whose masks lie in `out`, those of
+            others in `out/arms/`.
+        all: run every arm.
+        metric: of transferability, a name in `METRICS`.
+        epochs: passes over the images in training the pair of TGMA.
+        batch: images, slices or windows a step of it.
+        learning_rate: of its Adam.
+        seed: of order, augmentation and the pixels that weights are learned from.
+        probabilities: write probability maps too.
+        overlays: write contour overlays.
+        skip_bad: leave bad files out instead of stopping.
+        overwrite: replace the run in `out`.
+        resume: go on with the run in `out`.
+        quiet: no progress bar.
+    """
+
+    sources: tuple[Path, ...]
+    images: tuple[Path, ...]
+    out: Path
+    masks: tuple[Path, ...] = ()
+    root: Path | None = None
+    arm: tuple[str, ...] = ("tgma",)
+    all: bool = False
+    metric: str = "discounted_lftm"
+    epochs: int = 200
+    batch: int = 6
+    learning_rate: float = tgma.LEARNING_RATE
+    seed: int = 0
+    probabilities: bool = False
+    overlays: bool = True
+    skip_bad: bool = False
+    overwrite: bool = False
+    resume: bool = False
+    quiet: bool = False
+
+
+def arm_names(sources: Sequence[str]) -> list[str]:
+    """What there is to run with sources of these names: each alone, and what is made of all."""
+    return [*(ALONE + name.replace("/", "_") for name in sources), *TOGETHER]
+
+
+def adapt_multi(plan: MultiAdaptation) -> dict[str, Any]:
+    """Runs the arms; returns the content of `run.json`.
+
+    Raises:
+        InputError: anything wrong with the input; nothing has been written then.
+    """
+    out = Path(plan.out)
+    before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
+    _check_numbers(plan)
+    named = load_sources(plan.sources)
+    chosen = _chosen(plan, arm_names(list(named)))
+    loaded = list(named.values())
+    first = loaded[0]
+    for path, one in zip(plan.sources[1:], loaded[1:]):
+        _check_preprocessing(path, one, plan.sources[0], first)
+    cases = inputs.find_all(list(plan.images), list(plan.masks), first.preprocessing, root=plan.root)
+    checked = inputs.check_cases(cases, first.preprocessing, first.task, skip_bad=plan.skip_bad, quiet=plan.quiet)
+    identity = {
+        "sources_sha256": {name: one.manifest["sha256"] for name, one in named.items()},
+        "arms": chosen,
+        **{
+            name: getattr(plan, name)
+            for name in ("metric", "epochs", "batch", "learning_rate", "seed", "probabilities", "overlays")
+        },
+        "scored": cases[0].mask is not None,
+        "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
+    }
+    if before is not None:
+        output.same_run(out, before, identity)
+        if before["status"] == "finished":
+            return before
+    else:
+        output.begin_output(out, [*map(Path, plan.sources), *(path for case in cases for path in case.files)])
+    record = {"status": "running", **identity, "sources": [str(path) for path in plan.sources]}
+    record |= {"images": [str(path) for path in plan.images], "bad": checked.bad, "device": str(jax.devices()[0])}
+    record |= {"versions": checkpoint.versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    output.write_json(out / output.RUN, record)
+    record |= _run(plan, named, chosen, checked.cases)
+    record["status"] = "finished"
+    output.write_json(out / output.RUN, record)
+    for name in (ARRAYS, "resume"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    return record
+
+
+def _run(
+    plan: MultiAdaptation, named: dict[str, checkpoint.Checkpoint], chosen: list[str], cases: dict[Case, int]
+) -> dict[str, Any]:
+    """Shows the sources all windows, then runs the arms; returns what the record says of the result."""
+    out, loaded = Path(plan.out), list(named.values())
+    target = Target(out / ARRAYS, cases, loaded[0].preprocessing, loaded[0].task, quiet=plan.quiet)
+    observed = _observed(plan, target, named)
+    dtm = np.asarray(tgma.domain_transferability(observed.itm))
+    main, auxiliary = tgma.main_and_auxiliary(dtm)
+    names = list(named)
+    said: dict[str, Any] = {"dtm": dict(zip(names, map(float, dtm))), "main": names[main]}
+    said |= {"auxiliary": names[auxiliary], "weights": {}, "results": {}}
+    ranks = np.argsort(np.argsort(-dtm, kind="stable")) + 1
+    ranking = [{"name": n, "rank": int(r), "dtm": float(d)} for n, r, d in zip(names, ranks, dtm)]
+    results.write_rows(out / SOURCES, sorted(ranking, key=lambda row: row["rank"]))
+    pair = None
+    if set(chosen) & set(TRAINED):
+        pair = [loaded[main], loaded[auxiliary]]
+        recipe = arms.Recipe(plan.epochs, plan.batch, plan.learning_rate, plan.seed)
+        resume, both = out / "resume" / PAIR, dtm[[main, auxiliary]]
+        state, log = arms.train_pair(observed, pair, recipe, dtm=both, out=resume, quiet=plan.quiet)
+        results.write_rows(out / TRAINING, log)
+        weights = np.asarray(jax.nn.softmax(state.omega))
+        said["weights"]["tgma"] = dict(zip((names[main], names[auxiliary]), map(float, weights)))
+        for number, role in enumerate(("main", "auxiliary")):
+            trained = Source(state.params[number], state.batch_stats[number])
+            provenance = {"command": "adapt-multi", "from": said[role], "role": role, "weight": float(weights[number])}
+            one = pair[number]
+            checkpoint.save(
+                out / "models" / role, one.model, trained, one.task, one.preprocessing, provenance=provenance
+            )
+    for arm in chosen:
+        if arm in TRAINED:
+            make = arms.of_pair(state, target, pair, TRAINED.index(arm))
+        elif arm in VOTES:
+            make = arms.of_votes(observed, arm)
+        elif arm == "mean":
+            make = arms.of_mean(observed)
+        elif arm == "learned":
+            learned = arms.learned_weights(observed, seed=plan.seed)
+            said["weights"]["learned"] = dict(zip(names, map(float, learned)))
+            make = arms.of_weights(observed, learned)
+        else:
+            make = arms.of_one(observed, arm_names(names).index(arm))
+        folder = out if arm == chosen[0] else out / "arms" / arm
+        rows = _predict(plan, arm, make, target, loaded[0], folder)
+        said["results"][arm] = results.summary(rows, loaded[0].task)
+    if all("dice" in summary for summary in said["results"].values()):
+        results.write_rows(out / ARMS, [{"name": arm, **_means(of)} for arm, of in said["results"].items()])
+    return said
+
+
+def _observed(plan: MultiAdaptation, target: Target, named: dict[str, checkpoint.Checkpoint]) -> Observed:
+    """What the sources say, and ITM as a table; taken from there where an earlier run has come so far."""
+    path, columns = Path(plan.out) / ITM, [f"itm_{name}" for name in named]
+    if plan.resume and path.is_file():
+        rows = results.read_rows(path)
+        itm = np.array([[row[column] for column in columns] for row in rows], np.float32)
+        return Observed(target, target.kept("probabilities"), itm)
+    probabilities, itm = observe(target, list(named.values()), plan.metric, quiet=plan.quiet)
+    rows = []
+    for case, places in target.places.items():
+        for number, place in enumerate(places):
+            values = dict(zip(columns, map(float, itm[place])))
+            rows.append({"domain": case.domain, "name": case.name, "window": number, **values})
+    results.write_rows(path, rows)
+    return Observed(target, probabilities, itm)
+
+
+def _predict(
+    plan: MultiAdaptation, name: str, arm: Arm, target: Target, loaded: checkpoint.Checkpoint, out: Path
+) -> list[dict]:
+    """Writes the files of every case as an arm segments it; returns a row for each. A finished arm is left as it is."""
+    cases = list(target.places)
+    path = out / results.TABLE
+    if plan.resume and path.is_file():
+        return results.read_rows(path)
+    folders = writing.Folders(out, probabilities=plan.probabilities, overlays=plan.overlays and out == Path(plan.out))
+    several = len({case.domain for case in cases}) > 1
+
+    def write(case: Case) -> dict[str, Any]:
+        began = time.perf_counter()
+        sample = loaded.preprocessing.open(case, loaded.task)
+        assembly = Assembly(sample, loaded.task, keep=plan.probabilities)
+        for step, probabilities in enumerate(target.along(arm, target.places[case])):
+            assembly.add(step, probabilities[None])
+        seconds = time.perf_counter() - began
+        return writing.finish(assembly, {}, seconds, folders=folders.of(case.domain if several else ""), loaded=loaded)
+
+    rows = []
+    for _, row in tqdm(prefetch(write, cases), name, len(cases), unit="file", disable=plan.quiet or None):
+        if isinstance(row, InputError):
+            raise row
+        rows.append(row)
+    results.write_rows(path, rows)
+    return rows
+
+
+def _means(summary: dict[str, Any]) -> dict[str, float]:
+    """The scores of an arm, means over the domains."""
+    domains = list(summary["domains"].values())
+    columns = [column for column in domains[0] if column not in ("images", "seconds", "dice")]
+    return {"dice": summary["dice"], **{column: results.mean([d[column] for d in domains]) for column in columns}}
+
+
+def _chosen(plan: MultiAdaptation, known: list[str]) -> list[str]:
+    """The arms to run, the result first."""
+    wrong = next((arm for arm in plan.arm if arm not in known), None)
+    if wrong is not None:
+        raise InputError(f"arm is {wrong!r}; choose from {', '.join(known)}")
+    return list(dict.fromkeys([*plan.arm, *(known if plan.all else [])]))
+
+
+def _check_numbers(plan: MultiAdaptation) -> None:
+    if plan.metric not in METRICS:
+        raise InputError(f"metric is {plan.metric!r}; choose one of {', '.join(METRICS)}")
+    fitting.check_pace(plan)
+
+
+def _check_preprocessing(
+    path: Path, one: checkpoint.Checkpoint, first_path: Path, first: checkpoint.Checkpoint
+) -> None:
+    """The sources see the same windows, so these must be prepared alike."""
+    theirs, ours = to_dict(one.preprocessing), to_dict(first.preprocessing)
+    key = next((key for key in ours if theirs.get(key) != ours[key]), None)
+    if key is not None:
+        raise InputError(
+            f"{path}: its images are prepared with {key} {theirs.get(key)}, those of {first_path} with {ours[key]}; "
+            "give sources that were trained with the same preprocessing"
+        )
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The ranking of the sources, and the scores of the arms when there are masks, as small tables."""
+    ranking = sorted(record["dtm"].items(), key=lambda item: -item[1])
+    roles = {record["main"]: "main", record["auxiliary"]: "auxiliary"}
+    rows = [["source", "DTM", ""], *([name, f"{value:.3f}", roles.get(name, "")] for name, value in ranking)]
+    text = results.aligned(rows)
+    if all("dice" in summary for summary in record["results"].values()):
+        scores = [[arm, f"{summary['dice']:.2f}"] for arm, summary in record["results"].items()]
+        text += "\n\n" + results.aligned([["arm", "Dice"], *scores])
+    return text

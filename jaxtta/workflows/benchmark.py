@@ -1,0 +1,150 @@
+"""`jaxtta benchmark`: every method on the same sources, images, protocols, orders and seeds, cell by cell."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from jaxtta import checkpoint, run
+from jaxtta.benchmark.cells import Cell, Subject, compile_cost, file_name, run_cell, step_cost
+from jaxtta.benchmark.findings import write_report
+from jaxtta.benchmark.gallery import Gallery
+from jaxtta.benchmark.plan import NOTHING, Benchmark, Ready, ready
+from jaxtta.core import InputError, Method
+from jaxtta.methods import METHODS
+from jaxtta.runs import output, results
+from jaxtta.wrappers import guarded
+
+RESULTS, COSTS = "results.csv", "costs.csv"
+
+
+def benchmark(plan: Benchmark, *, registry: Mapping[str, Callable[..., Method]] = METHODS) -> dict[str, Any]:
+    """Runs a benchmark and writes `results.csv`, `costs.csv`, `tables/`, `figures/`, `gallery/`, `report.html` and
+    `run.json` into `plan.out`.
+
+    A cell is a method on a source under a protocol, an order and a seed. Its rows are written when it is finished, into
+    `cells/`; a benchmark that is stopped loses the cell in hand and goes on with `resume`.
+
+    Args:
+        plan: what to compare on what.
+        registry: factories `(model, task, *, keywords) -> Method` by their names; a method of one's own is a line more:
+            `{**METHODS, "mine": mine}`.
+
+    Returns:
+        The content of `run.json`.
+
+    Raises:
+        InputError: anything wrong with the input; nothing has been written then.
+    """
+    checked = ready(plan, registry)
+    plan, out = checked.plan, Path(plan.out)
+    if checked.before is None:
+        reads = [path for cases in checked.domains.values() for case in cases for path in case.files]
+        output.begin_output(out, [*map(Path, plan.sources.values()), *reads])
+    record = {
+        "status": "running",
+        "command": "benchmark",
+        **checked.identity,
+        "methods": list(checked.factories),
+        "seeds": list(plan.seeds),
+        "against": plan.against,
+        "paths": {label: str(path) for label, path in plan.sources.items()},
+        "images": [str(path) for path in plan.images],
+        "bad": checked.bad,
+        "devices": [str(device) for device in jax.local_devices()],
+        "versions": checkpoint.versions(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    output.write_json(out / output.RUN, record)
+    began = time.perf_counter()
+    refused = _run(checked)
+    done = [
+        cell for source in plan.sources for method in checked.factories
+        if (source, method) not in refused for cell in checked.cells(source, method)
+    ]  # fmt: skip
+    done.sort(key=lambda cell: list(plan.protocols).index(cell.protocol))
+    done.sort(key=lambda cell: list(plan.sources).index(cell.source))
+    rows = [row for cell in done for row in results.read_rows(_file(out, cell))]
+    results.write_rows(out / RESULTS, rows)
+    record |= {"refused": [{"source": s, "method": m, "error": error} for (s, m), error in refused.items()]}
+    record |= {"status": "finished", "seconds": round(time.perf_counter() - began, 3)}
+    task = next(iter(checked.loaded.values())).task
+    record |= {"summary": write_report(out, record, rows, results.read_rows(out / COSTS), task, cells=done)}
+    output.write_json(out / output.RUN, record)
+    return record
+
+
+def _run(checked: Ready) -> dict[tuple[str, str], str]:
+    """Runs the cells that have not been run; which methods refused which sources, and why."""
+    plan, out, places = checked.plan, Path(checked.plan.out), checked.places()
+    mesh, refused = run.mesh_for(places, plan.devices), {}
+    costs = results.read_rows(out / COSTS) if (out / COSTS).is_file() else []
+    known = {(row["source"], row["method"]) for row in costs}
+    images = sum(map(len, checked.domains.values()))
+
+    def visits(cells: list[Cell]) -> int:
+        return sum(images * plan.protocols[cell.protocol].rounds for cell in cells)
+
+    total = sum(visits(checked.cells(source, label)) for source in plan.sources for label in checked.factories)
+    with tqdm(total=total, desc="benchmark", unit="image", disable=plan.quiet or None) as bar:
+        for label, factory in checked.factories.items():
+            programs: dict[str, tuple[run.Streams, dict[str, float]]] = {}
+            for source in plan.sources:
+                cells = checked.cells(source, label)
+                pending = [cell for cell in cells if not _file(out, cell).is_file()]
+                bar.update(visits(cells) - visits(pending))
+                if not pending and (source, label) in known:
+                    continue
+                bar.set_postfix_str(f"{label} on {source}: compiling")
+                try:
+                    subject, compiling = _subject(checked, source, factory, places, mesh, programs)
+                    cost = {**step_cost(subject, factory), **compiling}
+                except InputError as error:  # such as a network without batch norm, or without a head
+                    refused[source, label] = str(error)
+                    bar.update(visits(pending))
+                    continue
+                if (source, label) not in known:
+                    costs.append({"source": source, "method": label, **cost})
+                    results.write_rows(out / COSTS, costs)
+                for cell in pending:
+                    bar.set_postfix_str(f"{label} on {source}, {cell.protocol}")
+                    rows = _rows_of(checked, cell, subject, bar.update)
+                    results.write_rows(_file(out, cell), rows)
+    return refused
+
+
+def _subject(
+    checked: Ready, source: str, factory: Callable[..., Method], places: int, mesh: Any, programs: dict[str, tuple]
+) -> tuple[Subject, dict[str, float]]:
+    """A method on a source, compiled; sources of one architecture and preprocessing share the program."""
+    plan, loaded = checked.plan, checked.loaded[source]
+    preprocessing = loaded.preprocessing
+    shape = repr((loaded.model.config, loaded.task, preprocessing.size, preprocessing.channels))
+    if shape in programs:
+        shared, cost = programs[shape]
+        return Subject(loaded, shared.of(loaded.source), checked.steps[source], plan.batch), cost
+    method = guarded(factory(loaded.model, loaded.task))
+    made = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh)
+    subject = Subject(loaded, made, checked.steps[source], plan.batch)
+    programs[shape] = (made, compile_cost(subject))
+    return subject, programs[shape][1]
+
+
+def _rows_of(checked: Ready, cell: Cell, subject: Subject, advance: Callable[[int], Any]) -> list[dict[str, Any]]:
+    out, before = Path(checked.plan.out), None
+    if cell.method != NOTHING:
+        rows = results.read_rows(_file(out, cell._replace(method=NOTHING)))
+        before = {(row["domain"], row["name"]): row["dice"] for row in rows}
+    pictures = out / "gallery" / file_name(cell.source)
+    gallery = Gallery(pictures / NOTHING, out / "gallery" / cell.place, subject.loaded.task, before=before)
+    rows = run_cell(cell, subject, checked.laid_out(cell), gallery=gallery, advance=advance)
+    gallery.close()
+    return rows
+
+
+def _file(out: Path, cell: Cell) -> Path:
+    place = out / "cells" / cell.place
+    return place.with_name(f"{place.name}.csv")

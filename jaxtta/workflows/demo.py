@@ -1,0 +1,97 @@
+"""`jaxtta demo`: a small source model, trained on one synthetic centre, meets three that it has not seen."""
+
+import time
+from importlib.resources import files
+from pathlib import Path
+
+from jaxtta import checkpoint, plots
+from jaxtta.core import InputError
+from jaxtta.data import images, overlays
+from jaxtta.runs import output, results
+from jaxtta.workflows.adapt import Adaptation, adapt
+from jaxtta.workflows.synthesize import synthesize
+
+CENTRES = ("birch", "cedar", "dogwood")
+CHECKPOINTS = {"released": "synthetic_fundus", "strong": "synthetic_fundus_strong"}  # by the recipe of their training
+METHODS = ("source", "batch_statistics", "tent", "grata")
+
+
+def demo_checkpoint(recipe: str = "released") -> Path:
+    """The folder of a quick start's source model: in the installed package, or in `checkpoints/` of a clone."""
+    inside = Path(str(files("jaxtta"))) / "checkpoints" / CHECKPOINTS[recipe]
+    clone = Path(str(files("jaxtta"))).parent / "checkpoints" / CHECKPOINTS[recipe]
+    return inside if inside.is_dir() else clone
+
+
+def demo(out: Path, *, overwrite: bool = False, count: int = 16, seed: int = 0) -> dict[str, float]:
+    """Draws three centres, adapts to them under four methods, prints a table and writes pictures.
+
+    Args:
+        out: folder to write: `data/`, a folder for each method, `overlays.png`, `stream.png`, `run.json`.
+        overwrite: replace a demo that is there.
+        count: images for each centre.
+        seed: of the images and of the adaptation.
+
+    Returns:
+        The domain-equal mean Dice of each method, in percent.
+
+    Raises:
+        InputError: the folder is in use, or matplotlib is missing; nothing has been written then.
+    """
+    out, began = Path(out), time.perf_counter()
+    plots.require_matplotlib()
+    if count < 1:
+        raise InputError(f"count is {count}; expected at least 1 image for each centre")
+    checkpoint.load(demo_checkpoint())
+    output.check_output(out, overwrite=overwrite, resume=False)
+    output.begin_output(out, [demo_checkpoint()])
+    record = {"status": "running", "command": "demo", "count": count, "seed": seed}
+    output.write_json(out / output.RUN, record)
+    # The centres' seed is not the one the source's images were drawn with, so no eye is seen twice.
+    folders = synthesize(out / "data", centres=CENTRES, count=count, size=256, seed=1000 + seed)
+    records, tables = {}, {}
+    for method in METHODS:
+        plan = Adaptation(
+            source=demo_checkpoint(),
+            images=tuple(folder / "images" for folder in folders),
+            masks=tuple(folder / "masks" for folder in folders),
+            out=out / method,
+            method=method,
+            seed=seed,
+        )
+        records[method] = adapt(plan)
+        tables[method] = results.read_rows(out / method / results.TABLE)
+    plots.along_stream(tables, out / "stream.png")
+    images.write_png(out / "overlays.png", _gallery(out, count))
+    means = {method: record["dice"] for method, record in records.items()}
+    seconds = time.perf_counter() - began
+    output.write_json(out / output.RUN, {**record, "status": "finished", "dice": means, "seconds": round(seconds, 1)})
+    print(
+        f"\nDice (%, mean of disc and cup), {count} images of each centre; the source was trained on another centre.\n"
+    )
+    print(_table(records))
+    print(
+        f"\n{seconds:.0f} s in all. Look at {out / 'overlays.png'} (solid: prediction, pale: reference; a row for each"
+    )
+    print(f"centre, a column for each method), {out / 'stream.png'} and the folders beside them.")
+    return means
+
+
+def _table(records: dict[str, dict]) -> str:
+    rows = [["method", *CENTRES, "mean", "compile s", "s/image"]]
+    for method, record in records.items():
+        domains = record["domains"].values()
+        seconds = results.mean([means["seconds"] for means in domains])
+        scores = [f"{means['dice']:.2f}" for means in domains]
+        rows.append([method, *scores, f"{record['dice']:.2f}", f"{record['compile_seconds']:.1f}", f"{seconds:.3f}"])
+    return results.aligned(rows)
+
+
+def _gallery(out: Path, count: int):
+    """The last image of each centre (the stream has adapted longest there) under every method."""
+    name = f"{count - 1:04d}.png"
+    rows = []
+    for centre in CENTRES:
+        panels = [images.read_image(out / method / centre / "overlays" / name) for method in METHODS]
+        rows.append(overlays.tile(panels))
+    return overlays.tile([row.swapaxes(0, 1) for row in rows]).swapaxes(0, 1)

@@ -1,0 +1,135 @@
+"""One run of `jaxtta evaluate-encoder`: a linear layer on a frozen encoder, or a whole network trained from it, scored.
+
+What is trained comes back as `images [batch, *size, channels] -> probabilities [batch, *size, classes]`.
+"""
+
+import dataclasses
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxtta import checkpoint, metrics, run, stats
+from jaxtta.core import Array, InputError, Source
+from jaxtta.data.cases import Case
+from jaxtta.data.prefetch import prefetch
+from jaxtta.data.sample import Assembly, cut
+from jaxtta.models import Model
+from jaxtta.pretrain import linear
+from jaxtta.runs import fitting, results
+from jaxtta.workflows.train import Training, train
+
+LEAST = 1e-6  # of a channel's deviation: one that is constant stays so
+
+Predict = Callable[[np.ndarray], Any]
+
+
+class Linear:
+    """Linear evaluation: the maps of a frozen encoder are computed once, and kept for its other seeds."""
+
+    def __init__(self, plan: Training, model: Model, cases: list[Case]):
+        """Prepares the cases on disk.
+
+        Args:
+            plan: what a training with these cases is; of its recipe the optimiser, its rate, epochs and batch count.
+            model: the network whose encoders come.
+            cases: with masks.
+        """
+        self.plan, self.model = plan, model
+        window, self._for = plan.preprocessing.size, None
+        prepared = fitting.prepared(plan, cases, "training")
+        self._items = [(case, *place) for case in prepared for place in case.windows(window)]
+        self._features = run.compiled_function(functools.partial(linear.features, model))
+        self._place = {"size": window, "stride": model.stride}
+        self._maps, self._mean, self._deviation = (np.zeros(0),) * 3
+
+        def predict(source: Source, params: Any, images: Array) -> Array:
+            return plan.task.probabilities(linear.logits(params, linear.features(model, source, images), **self._place))
+
+        self._predict = run.compiled_function(predict)
+
+    def fit(self, source: Source, seed: int) -> Predict:
+        """Trains a layer on an encoder; the seed is that of the order of the images."""
+        if source is not self._for:
+            self._compute(source)
+        plan, count = self.plan, len(self._items)
+        steps = -(-count // plan.batch)
+        optimiser = fitting.optimiser(plan, steps * plan.epochs)
+        learner = linear.linear_learner(plan.task, optimiser, channels=self._maps.shape[-1], **self._place)
+        init, step = run.compiled_learner(learner)
+        key = jax.random.key(seed)
+        state, info = init(key, None), {"loss": np.nan}
+        for epoch in tqdm(range(plan.epochs), "linear", unit="epoch", leave=False, disable=plan.quiet or None):
+            order = np.random.default_rng([seed, epoch]).permutation(count)
+            for some in np.resize(order, (steps, plan.batch)):
+                maps = (self._maps[some] - self._mean) / self._deviation
+                state, info = step(key, state, {"maps": maps, "labels": self._labels(some)})
+        if not np.isfinite(info["loss"]):
+            raise InputError("the loss of the linear layer is not finite; give a lower --learning-rate")
+        params = linear.unstandardised(state.params, self._mean, self._deviation)
+        return lambda images: self._predict(source, params, images)
+
+    def _labels(self, places: np.ndarray) -> np.ndarray:
+        items, window = [self._items[place] for place in places], self.plan.preprocessing.size
+        return np.stack([cut(case.labels[b], place, window) for case, b, place in items]).astype(np.int32)
+
+    def _compute(self, source: Source) -> None:
+        """The maps of all windows on disk, and mean and deviation of their channels."""
+        plan, window, self._for = self.plan, self.plan.preprocessing.size, source
+        source, total, squares, values = jax.device_put(source), 0.0, 0.0, 0
+        places = range(0, len(self._items), plan.batch)
+        for first in tqdm(places, "maps", unit="batch", leave=False, disable=plan.quiet or None):
+            some = self._items[first : first + plan.batch]
+            images = np.stack([cut(case.images[block], place, window) for case, block, place in some])
+            maps = np.asarray(self._features(source, np.resize(images, (plan.batch, *images.shape[1:]))))[: len(some)]
+            if not first:
+                path, shape = Path(plan.out) / fitting.PREPARED / "maps.npy", (len(self._items), *maps.shape[1:])
+                self._maps = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+            self._maps[first : first + len(some)] = maps
+            rows = maps.reshape(-1, maps.shape[-1]).astype(np.float64)
+            total, squares, values = total + rows.sum(axis=0), squares + np.square(rows).sum(axis=0), values + len(rows)
+        mean = total / values
+        deviation = np.sqrt(np.maximum(squares / values - np.square(mean), 0))
+        self._mean, self._deviation = np.float32(mean), np.float32(np.where(deviation > LEAST, deviation, 1))
+
+
+def finetuned(plan: Training, encoder: Path | None, out: Path) -> Predict:
+    """Trains a network, or goes on with that, in a folder that is removed when it is done.
+
+    Args:
+        plan: the training.
+        encoder: checkpoint to start from; random when None.
+        out: the folder.
+    """
+    train(dataclasses.replace(plan, encoder=encoder, out=out, resume=True))
+    loaded = checkpoint.load(out / "last")
+    shutil.rmtree(out)
+    source, predict = jax.device_put(loaded.source), run.compiled_predictor(loaded.model, plan.task, stats.source())
+    return lambda images: predict(source, images)
+
+
+def dice(predict: Predict, plan: Training, cases: list[Case]) -> dict[str, float]:
+    """Dice in percent on the files' own grids, mean over the cases where it is defined: of each class, and their mean.
+
+    Args:
+        predict: what is scored.
+        plan: has the task, the preprocessing and the batch.
+        cases: with masks.
+    """
+    task, classes = plan.task, range(plan.task.foreground.start, plan.task.foreground.stop)
+    reading = prefetch(lambda case: plan.preprocessing.open(case, task, batch=plan.batch), cases, depth=2)
+    scores = []
+    for _, sample in tqdm(reading, "scoring", len(cases), unit="file", leave=False, disable=plan.quiet or None):
+        if isinstance(sample, InputError):
+            raise sample
+        assembly = Assembly(sample, task, keep=False)
+        for step in range(sample.steps):
+            assembly.add(step, np.asarray(predict(sample.inputs(step))))
+        scores.append([100 * metrics.dice(assembly.channel(c), task.channel(sample.reference, c)) for c in classes])
+    means = {f"dice_{task.names[c]}": results.mean(column) for c, column in zip(classes, zip(*scores))}
+    return {"dice": results.mean(list(means.values())), **means}

@@ -1,0 +1,262 @@
+"""`jaxtta evaluate-encoder`: how good a segmentation becomes with each of several encoders."""
+
+import dataclasses
+import functools
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxtta import checkpoint, run
+from jaxtta.core import InputError, Source, Task, encoder_of
+from jaxtta.data.cases import Case
+from jaxtta.data.kinds import to_dict
+from jaxtta.data.labels import check_labels
+from jaxtta.models import Model, build
+from jaxtta.pretrain import spectra
+from jaxtta.pretrain.linear import features
+from jaxtta.pretrain.moco import pooled
+from jaxtta.runs import fitting, output, results
+from jaxtta.transfer.sources import short_names
+from jaxtta.workflows.encoder_runs import Linear, dice, finetuned
+from jaxtta.workflows.train import Training, encoder_for
+
+RANDOM = "random"
+PROTOCOLS = {"linear": 1e-2, "finetune": 1e-3}  # and their learning rates
+SCORES, TABLE = "scores.csv", "evaluation.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Which encoders to compare on what. The recipe is ours; none is published.
+
+    Attributes:
+        encoders: checkpoints of one architecture, one or more, and optionally the word `random`.
+        images: folders or CSV lists to train on.
+        test_images: folders or CSV lists to score on; no file of `images` among them.
+        out: folder to write.
+        task: what is segmented.
+        masks: a folder of masks for each of `images`; not needed when lists name the masks.
+        test_masks: the same of `test_images`.
+        mask_values: see `jaxtta.data.labels`; 0, 1, 2, ... when None.
+        root: what the lists' paths are relative to.
+        by: of `"linear"` and `"finetune"`.
+        seeds: runs of each encoder and protocol.
+        epochs: passes over the images.
+        batch: images a step.
+        learning_rate: of Adam, at the start of the polynomial schedule; 0.01 linear and 1e-3 fine-tuning when None.
+        seed: of the first run; of the weights, the order and the augmentation.
+        skip_bad: leave bad files out instead of stopping.
+        overwrite: replace the run in `out`.
+        resume: go on with the run in `out`.
+        quiet: no progress bar.
+    """
+
+    encoders: tuple[str, ...]
+    images: tuple[Path, ...]
+    test_images: tuple[Path, ...]
+    out: Path
+    task: Task
+    masks: tuple[Path, ...] = ()
+    test_masks: tuple[Path, ...] = ()
+    mask_values: tuple[int, ...] | str | None = None
+    root: Path | None = None
+    by: tuple[str, ...] = tuple(PROTOCOLS)
+    seeds: int = 3
+    epochs: int = 100
+    batch: int = 8
+    learning_rate: float | None = None
+    seed: int = 0
+    skip_bad: bool = False
+    overwrite: bool = False
+    resume: bool = False
+    quiet: bool = False
+
+
+class Arms(NamedTuple):
+    """The encoders.
+
+    Attributes:
+        model: their network, with the classes of the task.
+        encoders: the variables of each arm by its name; None is a random one.
+        paths: of their checkpoints.
+        digests: of these.
+    """
+
+    model: Model
+    encoders: dict[str, Source | None]
+    paths: dict[str, Path | None]
+    digests: dict[str, str | None]
+
+    def source(self, name: str, seed: int) -> Source:
+        """The encoder's variables; of a random one those that a training of that seed starts with."""
+        given = self.encoders[name]
+        return encoder_of(self.model.init(jax.random.key(seed))) if given is None else given
+
+
+def evaluate(plan: Evaluation) -> dict[str, Any]:
+    """Trains and scores all runs that are not in `scores.csv` yet; returns the content of `run.json`.
+
+    Raises:
+        InputError: anything wrong with the input; nothing has been written then.
+    """
+    out = Path(plan.out)
+    before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
+    _check_numbers(plan)
+    arms, training = _arms(plan)
+    fitted = fitting.labelled(training, "evaluation")
+    test = dataclasses.replace(training, images=plan.test_images, masks=plan.test_masks)
+    scored = fitting.labelled(test, "the test")
+    both = {path.resolve() for path in fitted.files} & {path.resolve() for path in scored.files}
+    if both:
+        raise InputError(f"{min(both)} is among the images and the test images; what is scored must not be trained on")
+    training = dataclasses.replace(
+        training, task=dataclasses.replace(plan.task, quarter_turns=fitted.square and scored.square)
+    )
+    identity = {
+        "task": dataclasses.asdict(training.task),
+        "model": arms.model.config,
+        "preprocessing": to_dict(training.preprocessing),
+        "encoders": arms.digests,
+        **{name: getattr(plan, name) for name in ("by", "seeds", "epochs", "batch", "learning_rate", "seed")},
+        "training": [f"{case.domain}/{case.name}" for case in fitted.cases],
+        "test": [f"{case.domain}/{case.name}" for case in scored.cases],
+    }
+    if before is not None:
+        output.same_run(out, before, identity)
+    else:
+        output.begin_output(out, [*filter(None, arms.paths.values()), *fitted.files, *scored.files])
+    record = {"status": "running", **identity, "bad": fitted.bad + scored.bad, "device": str(jax.devices()[0])}
+    record["paths"] = {name: str(path) for name, path in arms.paths.items()}
+    record |= {"versions": checkpoint.versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    output.write_json(out / output.RUN, record)
+    ranks = _spectra(plan, arms, training, scored.cases)
+    rows = _runs(plan, arms, training, fitted.cases, scored.cases)
+    table = _summary(plan, arms, rows)
+    for row in table:
+        row["effective_rank"] = ranks[row["arm"]]["encoder"]["effective_rank"]
+    results.write_rows(out / TABLE, table)
+    for name in (fitting.PREPARED, "runs"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    record |= {"status": "finished", "table": table, "spectrum": ranks}
+    output.write_json(out / output.RUN, record)
+    return record
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The table of all protocols and encoders."""
+    rows = [["by", "encoder", "Dice", "95 % interval", "effective rank"]]
+    for row in record["table"]:
+        interval = f"{row['low']:.2f} to {row['high']:.2f}" if np.isfinite(row["low"]) else "one seed: none"
+        rows.append([row["by"], row["arm"], f"{row['dice']:.2f}", interval, f"{row['effective_rank']:.2f}"])
+    return results.aligned(rows)
+
+
+def _check_numbers(plan: Evaluation) -> None:
+    fitting.check_pace(plan if plan.learning_rate is not None else dataclasses.replace(plan, learning_rate=1.0))
+    wrong = next((name for name in plan.by if name not in PROTOCOLS), None)
+    if wrong is not None or len(set(plan.by)) < len(plan.by):
+        raise InputError(f"--by is {' '.join(plan.by)}; choose from {', '.join(PROTOCOLS)}, each once")
+    if plan.seeds < 1:
+        raise InputError(f"seeds is {plan.seeds}; expected the number of runs, from 1 on")
+
+
+def _arms(plan: Evaluation) -> tuple[Arms, Training]:
+    """The encoders, and what a training with any of them has in common."""
+    paths = [Path(name) for name in plan.encoders if name != RANDOM]
+    if not paths:
+        raise InputError("--encoders names no checkpoint; random takes its network from the others: give one at least")
+    if len(set(plan.encoders)) < len(plan.encoders):
+        raise InputError("--encoders names one encoder twice; name each once")
+    loaded = [checkpoint.load(path, kind="encoder") for path in paths]
+    first = loaded[0].preprocessing
+    values = tuple(range(plan.task.labels)) if plan.mask_values is None else plan.mask_values
+    check_labels(values, plan.task)
+    preprocessing = dataclasses.replace(first, mask_values=values)
+    for path, one in zip(paths, loaded):
+        if dataclasses.replace(one.preprocessing, mask_values=values) != preprocessing:
+            raise InputError(
+                f"{path}: its images are prepared otherwise than those of {paths[0]}; give encoders that were trained "
+                "with the same preprocessing"
+            )
+    config = {k: v for k, v in loaded[0].model.config.items() if k not in ("classes", "channels")}
+    config["heads"] = ("segmentation",)
+    model = build({**config, "classes": plan.task.classes, "channels": preprocessing.channels})
+    names = dict(zip(paths, short_names(paths)))
+    arms: dict[str, Any] = {}
+    for name in plan.encoders:
+        path = None if name == RANDOM else Path(name)
+        arms[RANDOM if path is None else names[path]] = path
+    given = dict(zip(paths, loaded))
+    encoders = {n: None if path is None else encoder_for(model, given[path], path) for n, path in arms.items()}
+    digests = {n: None if path is None else given[path].manifest["sha256"] for n, path in arms.items()}
+    training = Training(
+        images=plan.images, out=plan.out, task=plan.task, preprocessing=preprocessing, masks=plan.masks, root=plan.root,
+        model=config, optimiser="adam", epochs=plan.epochs, batch=plan.batch,
+        validation=0.0, seed=plan.seed, skip_bad=plan.skip_bad, quiet=plan.quiet,
+    )  # fmt: skip
+    return Arms(model, encoders, arms, digests), training
+
+
+def _spectra(plan: Evaluation, arms: Arms, training: Training, cases: list[Case]) -> dict[str, dict[str, Any]]:
+    """Writes the spectrum of every encoder on the test images, and shows beside it that of its projector on the images
+    kept aside in pre-training; what to say of each.
+    """
+    program = run.compiled_function(lambda source, images: (pooled(features(arms.model, source, images)),))
+
+    def images() -> Iterator[np.ndarray]:
+        for case in cases:
+            sample = training.preprocessing.open(case._replace(mask=None), training.task)
+            yield from (sample.inputs(step)[0] for step in range(sample.steps))
+
+    values = {}
+    for name in arms.encoders:
+        source = jax.device_put(arms.source(name, plan.seed))
+        (embeddings,) = spectra.in_batches(functools.partial(program, source), images(), plan.batch)
+        values[name] = spectra.values_of(encoder=embeddings)
+    beside = {name: spectra.projector_beside(path) for name, path in arms.paths.items() if path is not None}
+    spectra.write(Path(plan.out), values, beside=beside)
+    both = {name: {**parts, **beside.get(name, {})} for name, parts in values.items()}
+    return {name: {part: spectra.summary(of) for part, of in parts.items()} for name, parts in both.items()}
+
+
+def _runs(
+    plan: Evaluation, arms: Arms, training: Training, cases: list[Case], test: list[Case]
+) -> list[dict[str, Any]]:
+    """Trains and scores every run that an earlier call has not; a row for each."""
+    path = Path(plan.out) / SCORES
+    rows = results.read_rows(path) if path.is_file() else []
+    known = {(row["by"], row["arm"], int(row["seed"])) for row in rows}
+    wanted = [(by, arm, plan.seed + i) for by in plan.by for arm in arms.encoders for i in range(plan.seeds)]
+    linear = None
+    bar = tqdm(wanted, "runs", initial=len(known), disable=plan.quiet or None)
+    for by, arm, seed in wanted:
+        if (by, arm, seed) in known:
+            continue
+        rate = PROTOCOLS[by] if plan.learning_rate is None else plan.learning_rate
+        began, one = time.perf_counter(), dataclasses.replace(training, seed=seed, learning_rate=rate)
+        if by == "linear":
+            linear = linear or Linear(one, arms.model, cases)
+            predict = linear.fit(arms.source(arm, seed), seed)
+        else:
+            predict = finetuned(one, arms.paths[arm], Path(plan.out) / "runs" / f"{list(arms.paths).index(arm)}_{seed}")
+        scores = dice(predict, training, test)
+        rows.append({"by": by, "arm": arm, "seed": seed, **scores, "seconds": round(time.perf_counter() - began, 2)})
+        results.write_rows(path, rows)
+        bar.update()
+    bar.close()
+    return results.read_rows(path)  # as rounded there, so that a run that was resumed says the same
+
+
+def _summary(plan: Evaluation, arms: Arms, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    table = []
+    for by in plan.by:
+        for arm in arms.encoders:
+            mean, low, high = results.interval([row["dice"] for row in rows if (row["by"], row["arm"]) == (by, arm)])
+            table.append({"by": by, "arm": arm, "seeds": plan.seeds, "dice": mean, "low": low, "high": high})
+    return table

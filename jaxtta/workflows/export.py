@@ -1,0 +1,64 @@
+"""`jaxtta export`: a method on a source model becomes StableHLO programs that run without this package."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxtta import checkpoint, export
+from jaxtta.core import InputError
+from jaxtta.runs.options import build_method
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What to export.
+
+    Attributes:
+        source: checkpoint of the source model.
+        out: folder to write; `jaxtta.export` says what is in it.
+        method: name in `METHODS`.
+        settings: the method's options as text.
+        platforms: where the programs are to run.
+        overwrite: replace the export in `out`.
+    """
+
+    source: Path
+    out: Path
+    method: str = "grata"
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    platforms: tuple[str, ...] = export.PLATFORMS
+    overwrite: bool = False
+
+
+def export_method(plan: Export) -> dict[str, Any]:
+    """Exports a method, guarded as `jaxtta adapt` runs it, for one image of the checkpoint's size.
+
+    Returns:
+        The content of `export.json`.
+
+    Raises:
+        InputError: anything wrong with the input; nothing has been written then.
+    """
+    out = Path(plan.out)
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        if not (out / export.RECORD).is_file():
+            raise InputError(f"{out}: not empty and holds no export; give another folder")
+        if not plan.overwrite:
+            raise InputError(f"{out}: already holds an export; add --overwrite to replace it, or give another folder")
+    export.require_flatbuffers()
+    loaded = checkpoint.load(plan.source)
+    method = build_method(plan.method, loaded.model, loaded.task, plan.settings)
+    size = (1, *loaded.preprocessing.size, loaded.preprocessing.channels)
+    provenance = {
+        "method": plan.method,
+        "settings": plan.settings,
+        "source": str(plan.source),
+        "source_sha256": loaded.manifest["sha256"],
+        "task": loaded.manifest["task"],
+        "preprocessing": loaded.manifest["preprocessing"],
+    }
+    images = jax.ShapeDtypeStruct(size, jnp.float32)
+    return export.save(out, method, loaded.source, loaded.task, images, platforms=plan.platforms, provenance=provenance)

@@ -1,0 +1,243 @@
+"""`jaxtta pretrain`: an encoder from unlabelled images by contrast, MoCo v2 with local features and decorrelation."""
+
+import dataclasses
+import functools
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxtta import checkpoint, run
+from jaxtta.core import InputError
+from jaxtta.data.cases import Case
+from jaxtta.data.kinds import to_dict
+from jaxtta.data.preprocessing import Preprocessing
+from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.models import Model, build
+from jaxtta.pretrain import moco, spectra
+from jaxtta.pretrain.contrast import NOTHING, RECIPE, Contrast, train
+from jaxtta.pretrain.linear import features
+from jaxtta.pretrain.whitening import groups_for
+from jaxtta.runs import fitting, inputs, output
+from jaxtta.runs.unlabelled import Windows
+
+KEPT_ASIDE = 0.1  # of the files, for the spectrum
+WEIGHT_DECAY, SGD_MOMENTUM = 1e-4, 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """What to pre-train on what; the defaults are the published recipe.
+
+    Attributes:
+        images: folders or CSV lists; masks that a list names are not read.
+        out: folder to write: `last/` is an encoder checkpoint, `resume/` the state of the training.
+        preprocessing: how images are prepared, of slices; kept in the checkpoint.
+        root: what a list's paths are relative to.
+        model: configuration of the network without `classes` and `channels`.
+        crop_size: `(height, width)` of a view; the size of the prepared images when None.
+        epochs: passes over the images.
+        batch: images a step.
+        learning_rate: at the start of the cosine schedule.
+        queue: keys of earlier steps that are negatives; a multiple of the batch.
+        momentum: of the key encoder.
+        temperature: of both losses.
+        local: weight of the contrast between the regions of a map; 0 leaves it out.
+        whiten: whether to decorrelate the features of the encoder's last layer.
+        independent: whether the two views have crops of their own; else one box, so that their regions correspond.
+        keep_constant: whether to keep images or slices without any contrast.
+        devices: how many to split a batch over; one, without splitting, when None.
+        seed: of the weights, of which files are kept aside, of the order and the views.
+        skip_bad: leave bad files out instead of stopping.
+        overwrite: replace the run in `out`.
+        resume: go on with the run in `out`.
+        quiet: no progress bar.
+    """
+
+    images: tuple[Path, ...]
+    out: Path
+    preprocessing: Preprocessing | VolumePreprocessing
+    root: Path | None = None
+    model: dict[str, Any] = dataclasses.field(default_factory=lambda: {"architecture": "resunet", "depth": 50})
+    crop_size: tuple[int, int] | None = None
+    epochs: int = 200
+    batch: int = 64
+    learning_rate: float = 0.03
+    queue: int = 65536
+    momentum: float = 0.999
+    temperature: float = 0.2
+    local: float = 0.5
+    whiten: bool = False
+    independent: bool = False
+    keep_constant: bool = False
+    devices: int | None = None
+    seed: int = 0
+    skip_bad: bool = False
+    overwrite: bool = False
+    resume: bool = False
+    quiet: bool = False
+
+
+def pretrain(plan: Pretraining) -> dict[str, Any]:
+    """Pre-trains an encoder; returns the content of `run.json`.
+
+    Raises:
+        InputError: anything wrong with the input; nothing has been written then.
+    """
+    out = Path(plan.out)
+    before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
+    _check_numbers(plan)
+    mesh = None if plan.devices is None else run.device_mesh(plan.devices)
+    model = _model(plan)
+    found = inputs.find_all(list(plan.images), [], plan.preprocessing, root=plan.root)
+    cases = [case._replace(mask=None) for case in found]
+    checked = inputs.check_cases(cases, plan.preprocessing, NOTHING, skip_bad=plan.skip_bad, quiet=plan.quiet)
+    aside = _aside(plan, list(checked.cases))
+    if not plan.keep_constant:
+        _check_varied(plan, checked.cases, aside)
+    learner_of = functools.partial(_learner, plan, model)
+    _check_learner(plan, learner_of(optax.sgd(0.0)))
+    identity = {
+        "model": model.config,
+        "preprocessing": to_dict(plan.preprocessing),
+        **{name: getattr(plan, name) for name in RECIPE},
+        "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
+        "kept_aside": [f"{case.domain}/{case.name}" for case in aside],
+    }
+    if before is not None:
+        output.same_run(out, before, identity)
+        if before["status"] == "finished":
+            return before
+    else:
+        output.begin_output(out, [path for case in cases for path in case.files])
+    record = {"status": "running", **identity, "images": [str(path) for path in plan.images], "bad": checked.bad}
+    record |= {"device": str(jax.devices()[0]), "devices": plan.devices or 1, "versions": checkpoint.versions()}
+    record |= {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    output.write_json(out / output.RUN, record)
+    windows = Windows(out / fitting.PREPARED, checked.cases, plan.preprocessing, NOTHING, quiet=plan.quiet)
+    kept, shown = _places(plan, windows, aside)
+    steps = -(-len(shown) // plan.batch)
+    schedule = optax.cosine_decay_schedule(plan.learning_rate, steps * plan.epochs)
+    sgd = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(schedule, SGD_MOMENTUM))
+    contrast = Contrast(model, schedule, *run.compiled_learner(learner_of(sgd), mesh=mesh), steps)
+    state, log = train(plan, contrast, windows, shown)
+    ranks = _spectrum(plan, model, state, (windows.images[place] for place in kept))
+    shutil.rmtree(out / fitting.PREPARED)
+    counts = {"trained_on": len(shown), "constant": int((~windows.varied).sum()), "embeddings": len(kept)}
+    record |= {"status": "finished", "last": log[-1], "windows": counts, "spectrum": ranks}
+    output.write_json(out / output.RUN, record)
+    return record
+
+
+def describe(record: dict[str, Any]) -> str:
+    """What came of a run, in a few lines."""
+    last, counts = record["last"], record["windows"]
+    parts = " ".join(f"{name} {last[name]:.4g}" for name in ("loss", "global", "local") if name in last)
+    lines = [f"epoch {last['epoch']}: {parts}, on {counts['trained_on']} images"]
+    for name, told in record["spectrum"].items():
+        lines.append(
+            f"{name}: effective rank {told['effective_rank']:.2f} of {told['width']}, {told['dimensions']} dimensions "
+            f"not collapsed, on {counts['embeddings']} images kept aside"
+        )
+    return "\n".join(lines)
+
+
+def _check_numbers(plan: Pretraining) -> None:
+    fitting.check_pace(plan)
+    for name, size in {"size": plan.preprocessing.size, "crop-size": _crop(plan)}.items():
+        if len(size) != 2:
+            raise InputError(f"--{name} is {'x'.join(map(str, size))}; pre-training takes slices: give HEIGHTxWIDTH")
+    if not 0 <= plan.momentum < 1:
+        raise InputError(f"momentum is {plan.momentum}; expected a number from 0 to below 1, as in 0.999")
+    if not 0 < plan.temperature < float("inf"):
+        raise InputError(f"temperature is {plan.temperature}; expected a positive number, as in 0.2")
+    if not 0 <= plan.local < float("inf"):
+        raise InputError(f"the weight of the local loss is {plan.local}; expected 0 (without) or a positive number")
+    moco.require_multiple(plan.queue, plan.batch)
+    if plan.devices is not None and plan.batch % plan.devices:
+        raise InputError(f"a batch of {plan.batch} cannot be split over {plan.devices} devices; give a multiple")
+
+
+def _model(plan: Pretraining) -> Model:
+    """The network whose encoder is trained, whitened when the plan says so."""
+    config = {**plan.model, "classes": NOTHING.classes, "channels": plan.preprocessing.channels}
+    config["heads"] = ("segmentation",)
+    model = build(config)
+    if not plan.whiten:
+        return model
+    if model.norm != "batch":
+        raise InputError(f"--whiten takes the place of batch norm, the network has {model.norm} norm; leave it out")
+    shape = (plan.batch, *_crop(plan), model.channels)
+    source, images = jax.eval_shape(model.init, jax.random.key(0)), jax.ShapeDtypeStruct(shape, jnp.float32)
+    *outer, channels = jax.eval_shape(functools.partial(features, model), source, images).shape
+    return build({**config, "whitening": groups_for(channels, math.prod(outer))})
+
+
+def _crop(plan: Pretraining) -> tuple[int, int]:
+    return plan.preprocessing.size if plan.crop_size is None else plan.crop_size
+
+
+def _learner(plan: Pretraining, model: Model, optimiser: optax.GradientTransformation):
+    return moco.moco_learner(
+        model,
+        optimiser,
+        size=_crop(plan),
+        queue=plan.queue,
+        momentum=plan.momentum,
+        temperature=plan.temperature,
+        local=plan.local,
+        shared=not plan.independent,
+    )
+
+
+def _check_learner(plan: Pretraining, learner) -> None:
+    """Traces a step, so that what does not fit is said before a run begins."""
+    shape = (plan.batch, *plan.preprocessing.size, plan.preprocessing.channels)
+    batch = {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    state = jax.eval_shape(learner.init, jax.random.key(0), batch)
+    jax.eval_shape(learner.step, jax.random.key(0), state, batch)
+
+
+def _aside(plan: Pretraining, cases: list[Case]) -> list[Case]:
+    """The files whose images nothing is trained on, drawn by the seed."""
+    if len(cases) < 2:
+        raise InputError(f"{cases[0].image} is the only file; one of ten is kept aside: give two or more")
+    order = np.random.default_rng([plan.seed, 1]).permutation(len(cases))
+    return [cases[i] for i in sorted(order[: max(1, round(KEPT_ASIDE * len(cases)))])]
+
+
+def _places(plan: Pretraining, windows: Windows, aside: list[Case]) -> tuple[np.ndarray, np.ndarray]:
+    """The windows that are kept aside, and those to train on."""
+    useful, held = windows.varied | plan.keep_constant, np.zeros(len(windows), bool)
+    for case in aside:
+        held[list(windows.places[case])] = True
+    return np.flatnonzero(useful & held), np.flatnonzero(useful & ~held)
+
+
+def _check_varied(plan: Pretraining, cases: dict[Case, int], aside: list[Case]) -> None:
+    """Raises InputError when of the images kept aside, or of the others, all are constant and left out."""
+    for part in (aside, [case for case in cases if case not in aside]):
+        samples = (plan.preprocessing.open(case, NOTHING) for case in part)
+        if not any(np.ptp(sample.inputs(step)) for sample in samples for step in range(sample.steps)):
+            which, some = "kept aside" if part is aside else "to train on", f"{part[0].image} and {len(part) - 1} more"
+            raise InputError(
+                f"{some} {which}: every image or slice is constant, there is nothing to see; check --intensity, or "
+                "give other images"
+            )
+
+
+def _spectrum(plan: Pretraining, model: Model, state: Any, images: Iterator[np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Writes the spectrum of encoder and projector on images; what to say of each."""
+    program = run.compiled_function(functools.partial(moco.embed, model))
+    source, projector = moco.encoder_source(state), state.params["projector"]
+    made = spectra.in_batches(lambda batch: program(source, projector, batch), images, plan.batch)
+    values = spectra.values_of(**dict(zip(("encoder", "projector"), made)))
+    spectra.write(Path(plan.out), {Path(plan.out).resolve().name: values})
+    return {part: spectra.summary(array) for part, array in values.items()}

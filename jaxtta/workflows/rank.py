@@ -1,0 +1,208 @@
+"""`jaxtta rank`: which of several source models suits a set of images."""
+
+import dataclasses
+import functools
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import stats as correlation
+
+from jaxtta import checkpoint, metrics
+from jaxtta.core import InputError
+from jaxtta.data.cases import Case
+from jaxtta.data.sample import Assembly
+from jaxtta.runs import fitting, inputs, output, results
+from jaxtta.transfer.lftm import METRICS
+from jaxtta.transfer.sources import load_sources
+from jaxtta.transfer.target import ONE, Target, observe
+from jaxtta.workflows.affine_ranking import affine_ranking, require_batch_norms
+from jaxtta.workflows.finetune import begun
+
+AFFINE = "ac_corr"
+CHOICES = (AFFINE, *METRICS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Which models to compare on what.
+
+    Attributes:
+        sources: checkpoints, two or more that segment the same.
+        images: folders or CSV lists.
+        out: folder to write: `ranking.csv`, `layers.csv` or `images.csv`, `run.json`.
+        by: `"ac_corr"`, which needs masks, or a metric in `METRICS`, which needs none.
+        classes: where the sources are encoders, which `"ac_corr"` alone ranks; see `FineTuning`, as of the next three.
+        activation: of the task then.
+        names: of its output channels.
+        mask_values: of its labels.
+        masks: a folder of masks for each of `images`; without one, nothing is said of the true Dice.
+        root: what a list's paths are relative to.
+        optimiser: of AC-Corr's epoch of fine-tuning, as are the next four.
+        learning_rate: at the start of the epoch.
+        batch: images a step.
+        augmentation: how images are changed, `released`, `strong` or `none`, see `jaxtta.data.augment`.
+        seed: of the order and the augmentation.
+        skip_bad: leave bad files out instead of stopping.
+        overwrite: replace the run in `out`.
+        quiet: no progress bar.
+    """
+
+    sources: tuple[Path, ...]
+    images: tuple[Path, ...]
+    out: Path
+    by: str = AFFINE
+    classes: int | None = None
+    activation: str | None = None
+    names: tuple[str, ...] = ()
+    mask_values: tuple[int, ...] | str | None = None
+    masks: tuple[Path, ...] = ()
+    root: Path | None = None
+    optimiser: str = "adam"
+    learning_rate: float = 1e-3
+    batch: int = 8
+    augmentation: str = "released"
+    seed: int = 0
+    skip_bad: bool = False
+    overwrite: bool = False
+    quiet: bool = False
+
+
+def rank(plan: Ranking) -> dict[str, Any]:
+    """Ranks source models, best first; returns the content of `run.json`.
+
+    Raises:
+        InputError: anything wrong with the input; nothing has been written then.
+    """
+    out = Path(plan.out)
+    output.check_output(out, overwrite=plan.overwrite, resume=False)
+    if plan.by not in CHOICES:
+        raise InputError(f"--by is {plan.by!r}; choose one of {', '.join(CHOICES)}")
+    if plan.by != AFFINE and plan.classes is not None:
+        raise InputError(f"--by {plan.by} looks at predictions, which an encoder does not make; choose {AFFINE}")
+    sources = load_sources(plan.sources, load=functools.partial(begun, plan))
+    if plan.by == AFFINE:
+        require_batch_norms(plan, sources)
+    found, bad, files = _cases(plan, sources)
+    output.begin_output(out, [*map(Path, plan.sources), *files])
+    record = {
+        "status": "running",
+        "by": plan.by,
+        "sources": {
+            name: {"path": str(path), "sha256": one.manifest["sha256"]}
+            for path, (name, one) in zip(plan.sources, sources.items())
+        },
+        "images": [str(path) for path in plan.images],
+        "cases": [f"{case.domain}/{case.name}" for case in next(iter(found.values()))],
+        **({"recipe": _recipe(plan)} if plan.by == AFFINE else {}),
+        "seed": plan.seed,
+        "bad": bad,
+        "device": str(jax.devices()[0]),
+        "versions": checkpoint.versions(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    output.write_json(out / output.RUN, record)
+    result = (affine_ranking if plan.by == AFFINE else _label_free_ranking)(plan, sources, found)
+    shutil.rmtree(out / fitting.PREPARED)
+    for name, rows in result.pop("tables").items():
+        results.write_rows(out / f"{name}.csv", rows)
+    results.write_rows(out / "ranking.csv", result["ranking"])
+    record |= {"status": "finished", **result}
+    output.write_json(out / output.RUN, record)
+    return record
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The ranking as a table, and below it the correlations with the true Dice where there are masks."""
+    rows = [list(record["ranking"][0])]
+    for row in [*record["ranking"], *record.get("correlation", [])]:
+        cells = [row.get(name, "") for name in rows[0]]
+        rows.append([cell if isinstance(cell, str) else f"{cell:.4g}" for cell in cells])
+    return results.aligned(rows)
+
+
+def _recipe(plan: Ranking) -> dict[str, Any]:
+    """What AC-Corr's epoch of fine-tuning is like."""
+    return {name: getattr(plan, name) for name in fitting.RECIPE if name != "epochs"}
+
+
+def _cases(plan: Ranking, sources: dict[str, checkpoint.Checkpoint]) -> tuple[dict, list[dict], list[Path]]:
+    """For each way to prepare images that the sources have, the cases with their steps: the same for all."""
+    checked, files, bad = {}, [], {}
+    for one in sources.values():
+        if one.preprocessing in checked:
+            continue
+        cases = inputs.find_all(list(plan.images), list(plan.masks), one.preprocessing, root=plan.root)
+        if plan.by == AFFINE:
+            fitting.require_masks(cases, "ac_corr")
+        reading = {"skip_bad": plan.skip_bad, "quiet": plan.quiet}
+        looked = inputs.check_cases(cases, one.preprocessing, one.task, **reading)
+        checked[one.preprocessing] = looked.cases
+        bad |= {(row["domain"], row["name"]): row for row in looked.bad}
+        files += [path for case in cases for path in case.files]
+    good = {
+        preprocessing: {case: steps for case, steps in cases.items() if (case.domain, case.name) not in bad}
+        for preprocessing, cases in checked.items()
+    }
+    if not all(good.values()):
+        raise InputError(f"{next(iter(bad.values()))['error']} (no file can be read for all sources)")
+    return good, list(bad.values()), files
+
+
+def _label_free_ranking(
+    plan: Ranking, sources: dict[str, checkpoint.Checkpoint], found: dict[Any, dict[Case, int]]
+) -> dict[str, Any]:
+    """The mean of the metric over the images for each source; of a volume's slices or windows the mean counts."""
+    rows: dict[str, list[dict]] = {}
+    for number, (preprocessing, cases) in enumerate(found.items()):
+        own = {name: one for name, one in sources.items() if one.preprocessing == preprocessing}
+        task = next(iter(own.values())).task
+        folder = Path(plan.out) / fitting.PREPARED / str(number)
+        target = Target(folder, cases, preprocessing, task, quiet=plan.quiet)
+        probabilities, scores = observe(target, list(own.values()), plan.by, quiet=plan.quiet)
+        for i, name in enumerate(own):
+            rows[name] = []
+            for case, places in target.places.items():
+                row = {"source": name, "domain": case.domain, "name": case.name}
+                row[plan.by] = float(scores[list(places), i].mean())
+                if case.mask is not None:
+                    row["dice"] = _dice(case, preprocessing, task, probabilities[list(places), i] / np.float32(ONE))
+                rows[name].append(row)
+    ranking = [{"source": name, **_summary(rows[name], plan.by)} for name in sources]
+    ranking.sort(key=lambda row: -row[plan.by])
+    result = {"ranking": ranking, "tables": {"images": [row for name in sources for row in rows[name]]}}
+    if "dice" in ranking[0]:
+        pairs = {"source": "all images and sources", **_correlations(result["tables"]["images"], plan.by)}
+        means = {"source": "means of the sources", **_correlations(ranking, plan.by)}
+        result["correlation"] = [pairs, means]
+    return result
+
+
+def _summary(rows: Sequence[dict], metric: str) -> dict[str, float]:
+    means = {metric: results.mean([row[metric] for row in rows])}
+    if "dice" not in rows[0]:
+        return means
+    return {**means, "dice": results.mean([row["dice"] for row in rows]), **_correlations(rows, metric)}
+
+
+def _correlations(rows: Sequence[dict], metric: str) -> dict[str, float]:
+    """Pearson's and Spearman's correlation of a metric with the true Dice; NaN where nothing varies."""
+    pairs = np.array([(row[metric], row["dice"]) for row in rows if np.isfinite(row["dice"])]).reshape(-1, 2)
+    if len(pairs) < 2 or not np.ptp(pairs, axis=0).all():
+        return {"pearson": float("nan"), "spearman": float("nan")}
+    both = correlation.pearsonr, correlation.spearmanr
+    return {name: float(of(*pairs.T).statistic) for name, of in zip(("pearson", "spearman"), both)}
+
+
+def _dice(case: Case, preprocessing: Any, task: Any, probabilities: np.ndarray) -> float:
+    """Mean Dice of the classes in percent, on the file's grid."""
+    assembly = Assembly(preprocessing.open(case, task), task, keep=False)
+    for step, one in enumerate(probabilities):
+        assembly.add(step, one[None].astype(np.float32))
+    reference, front = assembly.sample.reference, task.foreground
+    scores = [metrics.dice(assembly.channel(c), task.channel(reference, c)) for c in range(front.start, front.stop)]
+    return 100 * results.mean(scores)

@@ -1,0 +1,107 @@
+"""`jaxtta synthesize`: folders of synthetic images or volumes with masks, one for each centre."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from jaxtta.core import InputError
+from jaxtta.data import images, nifti
+from jaxtta.data.labels import FUNDUS_VALUES
+from jaxtta.synthetic import abdomen
+from jaxtta.synthetic.fundus import CENTRES, fundus
+from jaxtta.synthetic.phantoms import SITES, Phantom, phantom
+
+
+def _write_fundus(folder: Path, centre: str, *, seed: int, index: int, size: int) -> None:
+    photo, labels = fundus(CENTRES[centre], seed=seed, index=index, size=size)
+    images.write_png(folder / "images" / f"{index:04d}.png", photo)
+    images.write_label_png(folder / "masks" / f"{index:04d}.png", labels, FUNDUS_VALUES)
+
+
+def _write_prostate(folder: Path, site: str, *, seed: int, index: int, size: int) -> None:
+    _write_volume(folder, phantom(SITES[site], seed=seed, index=index, size=size), index)
+
+
+def _write_abdomen(folder: Path, centre: str, *, seed: int, index: int, size: int) -> None:
+    _write_volume(folder, abdomen.abdomen(abdomen.CENTRES[centre], seed=seed, index=index, size=size), index)
+
+
+def _write_volume(folder: Path, made: Phantom, index: int) -> None:
+    nifti.write_new(folder / "images" / f"{index:04d}.nii.gz", made.array, affine=made.affine, slope=made.slope)
+    nifti.write_new(folder / "masks" / f"{index:04d}.nii.gz", made.labels, affine=made.affine)
+
+
+class Kind(NamedTuple):
+    """What can be drawn.
+
+    Attributes:
+        centres: their names.
+        size: usual height and width in pixels; the smallest is 32.
+        write: `(folder of the centre, its name, *, seed, index, size)` draws and writes one image and its mask.
+    """
+
+    centres: tuple[str, ...]
+    size: int
+    write: Callable[..., None]
+
+
+KINDS = {
+    "fundus": Kind(tuple(CENTRES), 256, _write_fundus),
+    "prostate": Kind(tuple(SITES), 96, _write_prostate),
+    "abdomen": Kind(tuple(abdomen.CENTRES), 96, _write_abdomen),
+}
+
+
+def synthesize(
+    out: Path,
+    *,
+    kind: str = "fundus",
+    centres: tuple[str, ...] | None = None,
+    count: int = 20,
+    size: int | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> list[Path]:
+    """Writes `OUT/<centre>/images/0000.*` and `OUT/<centre>/masks/0000.*`.
+
+    Args:
+        out: folder to write; must be empty or absent.
+        kind: "fundus", photographs as PNG (masks 255 background, 128 disc, 0 cup); "prostate", MRI volumes as NIfTI
+            (masks 0 background, 1 peripheral zone, 2 central zone); or "abdomen", CT volumes in Hounsfield units as
+            NIfTI (masks 0 background, 1 liver, 2 spleen, 3 kidneys, 4 aorta).
+        centres: names of the kind's centres, see `KINDS`; None for all.
+        count: images for each centre.
+        size: height and width in pixels; None for 256 of a photograph, 96 of a volume.
+        seed: the same seed gives the same images.
+        quiet: no progress bar.
+
+    Returns:
+        The centres' folders.
+
+    Raises:
+        InputError: an unknown kind or centre, a count below 1, a size below 32, or a folder that is not empty.
+    """
+    out = Path(out)
+    if kind not in KINDS:
+        raise InputError(f"no kind is called {kind!r}; choose from {', '.join(KINDS)}")
+    known, usual, write = KINDS[kind]
+    centres, size = known if centres is None else centres, usual if size is None else size
+    unknown = [name for name in centres if name not in known]
+    if unknown:
+        raise InputError(f"no centre of {kind} is called {', '.join(unknown)}; choose from {', '.join(known)}")
+    if count < 1 or size < 32:
+        raise InputError(f"count is {count} and size {size}; expected at least 1 image and 32 pixels")
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise InputError(f"{out}: not empty; give another folder")
+
+    def draw(item: tuple[str, int]) -> None:
+        centre, index = item
+        write(out / centre, centre, seed=seed, index=index, size=size)
+
+    items = [(centre, index) for centre in centres for index in range(count)]
+    with ThreadPoolExecutor(2) as pool:
+        list(tqdm(pool.map(draw, items), "drawing", len(items), unit="image", leave=False, disable=quiet or None))
+    return [out / centre for centre in centres]
