@@ -99,7 +99,7 @@ def accelerator(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
         time.axhline(row["ms/image"], linestyle=(0, (2 + number, 2)), linewidth=1.2, color=colour)
         label = f"PyTorch {row['pytorch']}, {row['precision']}"
         time.annotate(label, (0, row["ms/image"]), (2, 2), textcoords="offset points", fontsize="x-small", color=colour)
-    time.set(title="an update of GraTa", ylabel="milliseconds an image", ylim=(0, None))
+    time.set(title="an update of GraTa", ylabel="milliseconds an image", ylim=(0, 1.1 * time.get_ylim()[1]))
     share.set(title="of what the device can", ylabel="percent of a measured rate", ylim=(0, None))
     memory.set(title="memory of the program", ylabel="GB", ylim=(0, None))
     for axes in (time, share, memory):

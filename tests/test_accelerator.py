@@ -97,7 +97,7 @@ def test_the_headline_compares_one_stream_and_many_with_the_fastest_of_pytorch()
     rates = {"of the product": 0.5, "of the copy": 0.25}
     streams = [
         {"precision": "float32", "streams": n, "ms/image": ms, "images/s": 1e3 / ms, **rates}
-        for n, ms in ((1, 10.0), (64, 4.0))
+        for n, ms in ((64, 4.0), (1, 10.0), (8, 5.0))  # in the order in which they were measured
     ]
     theirs = [
         {"pytorch": name, "precision": "float32", "ms/image": ms}

@@ -55,15 +55,15 @@ def headline(tables: dict[str, list[Row]]) -> str:
         said.append(f"Equal to the CPU within the stated tolerances: {equal} of {len(rows)}")
     streams = [row for row in tables.get("streams", []) if known(row["ms/image"])]
     for precision in dict.fromkeys(row["precision"] for row in streams):
-        own = [row for row in streams if row["precision"] == precision]
-        one, best = min(own, key=lambda row: row["streams"]), min(own, key=lambda row: row["ms/image"])
+        own = sorted((row for row in streams if row["precision"] == precision), key=lambda row: row["streams"])
+        one, most, best = own[0], own[-1], min(own, key=lambda row: row["ms/image"])
         said.append(
             f"{precision}: {one['ms/image']:.4g} ms an image with {one['streams']} stream, {best['images/s']:.4g} "
             f"images a second with {best['streams']} ({best['of the product']:.0%} of a matrix product's rate, "
             f"{best['of the copy']:.0%} of a copy's)"
         )
         for name, theirs in _pytorch(tables.get("pytorch", []), precision).items():
-            ratios = ", ".join(f"{theirs / row['ms/image']:.3g} with {row['streams']}" for row in (one, own[-1]))
+            ratios = ", ".join(f"{theirs / row['ms/image']:.3g} with {row['streams']}" for row in (one, most))
             said.append(f"PyTorch's update, {name}, {precision}: {theirs:.4g} ms an image; that is {ratios} times ours")
     return "\n".join(f"- {sentence}." for sentence in said) or "Nothing has been timed yet."
 
