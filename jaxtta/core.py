@@ -55,18 +55,21 @@ class Output(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A test-time adaptation method as three pure functions.
+    """A test-time adaptation method as pure functions.
 
     Attributes:
         init: `(source, images) -> state`; of the images only shape and dtype are used. The state aliases nothing of the
             source.
         step: `(key, source, state, images) -> (state, Output)`: one update and the prediction.
         predict: `(source, state, images) -> logits`: the prediction with the state as it is, without an update.
+        adapted: `(state) -> tree`: the part of a state that is learned, parameters or a prompt; `()` if nothing is.
+            Statistics that are followed, banks, teachers and the optimiser's state are none of it.
     """
 
     init: Callable[[Source, Array], Tree]
     step: Callable[[Key, Source, Tree, Array], tuple[Tree, Output]]
     predict: Callable[[Source, Tree, Array], Array]
+    adapted: Callable[[Tree], Tree]
 
 
 class Learner(NamedTuple):

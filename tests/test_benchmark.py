@@ -2,18 +2,16 @@
 
 import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from folders import dataset, record, refused, source_model, succeeded, table
-from toys import pictures, toy
 
 from jaxtta import stats
 from jaxtta.benchmark import cells
 from jaxtta.benchmark.plan import Benchmark
 from jaxtta.benchmark.protocols import PROTOCOLS
-from jaxtta.core import Method, Output, bind, norm_affine, partition
+from jaxtta.core import Method, Output, bind
 from jaxtta.methods import METHODS
 from jaxtta.workflows.benchmark import benchmark
 
@@ -202,16 +200,16 @@ def brightest(model, task, *, share: float = 0.5):
     policy = stats.image()
 
     def init(source, images):
-        return {"adapted": jnp.zeros((), images.dtype)}
+        return {"moved": jnp.zeros((), images.dtype)}
 
     def predict(source, state, images):
-        return bind(model, source, policy)(source.params)(images)["segmentation"] + state["adapted"]
+        return bind(model, source, policy)(source.params)(images)["segmentation"] + state["moved"]
 
     def step(key, source, state, images):
-        state = {"adapted": (1 - share) * state["adapted"] + share * jnp.mean(images)}
-        return state, Output(predict(source, state, images), {"brightness": state["adapted"]})
+        state = {"moved": (1 - share) * state["moved"] + share * jnp.mean(images)}
+        return state, Output(predict(source, state, images), {"brightness": state["moved"]})
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: state["moved"])
 
 
 def test_a_method_of_ones_own_is_benchmarked_without_touching_the_package(as_a_user, place, tmp_path):
@@ -291,15 +289,3 @@ def test_a_bad_image_stops_or_is_left_out(command, place, tmp_path):
     said = succeeded(command(*call, "--skip-bad"))
     assert "1 of 3 files could not be read" in said.out
     assert {row["name"] for row in table(tmp_path / "out", "results.csv")} == {"0", "2"}
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_adapted_parameters_are_those_a_method_moves(name):
-    """Affines of the norm layers by default, everything of those that adapt everything, a prompt of 3 values."""
-    model, task, source, space = toy()
-    state = jax.eval_shape(METHODS[name](model, task).init, source, pictures(1, *space, 3))
-    affines = sum(leaf.size for leaf in jax.tree.leaves(partition(source.params, norm_affine)[0]))
-    whole = sum(leaf.size for leaf in jax.tree.leaves(source.params))
-    some = {"memo": whole, "cotta": whole, "vptta": 3}
-    some |= dict.fromkeys(("tent", "eata", "sar", "dltta", "rotta", "domain_adaptor", "grata"), affines)
-    assert cells.adapted_parameters(state) == some.get(name, 0)

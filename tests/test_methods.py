@@ -1,4 +1,4 @@
-"""What single methods promise beyond the protocol: progressive batch norm, and networks without batch norm."""
+"""What methods promise beyond the protocol: what they adapt, progressive batch norm, networks without batch norm."""
 
 import inspect
 
@@ -14,10 +14,34 @@ from jaxtta.core import InputError, Task, norm_affine, partition
 from jaxtta.methods import METHODS, alpha_bn, batch_statistics, grata, progressive_bn, source, tent
 from jaxtta.models import build
 from jaxtta.models.heads import HEADS
-from jaxtta.wrappers import episodic, guarded
+from jaxtta.wrappers import episodic, guarded, predicting_before, repeat
 
 KEY = jax.random.key(2)
 OTHER_NORMS = [(dimensions, norm) for dimensions in (2, 3) for norm in ("instance", "group")]
+
+
+# Values of the toy network that each adapts: 64 are its affines, 4929 all it has, 3 a prompt of one frequency.
+ADAPTED = {
+    "source": 0,
+    "batch_statistics": 0,
+    "alpha_bn": 0,
+    "progressive_bn": 0,
+    "medbn": 0,
+    "intent": 0,
+    "dua": 0,
+    "tent": 64,
+    "eata": 64,
+    "sar": 64,
+    "memo": 4929,
+    "vptta": 3,
+    "diga": 0,
+    "domain_adaptor": 64,
+    "sictta": 0,
+    "dltta": 64,
+    "cotta": 4929,
+    "rotta": 64,
+    "grata": 64,
+}
 
 
 def along(method, variables, images):
@@ -27,6 +51,19 @@ def along(method, variables, images):
         state, output = step(KEY, variables, state, image)
         history.append((state, output))
     return history
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_adapts_is_a_part_of_its_state(name):
+    model, task, variables, space = toy()
+    method = METHODS[name](model, task)
+    state = jax.eval_shape(method.init, variables, pictures(1, *space, 3))
+    adapted = jax.tree.leaves(method.adapted(state))
+    assert {*map(id, adapted)} <= {*map(id, jax.tree.leaves(state))}
+    assert adapted or "optimiser" not in inspect.signature(METHODS[name]).parameters
+    assert sum(leaf.size for leaf in adapted) == ADAPTED.get(name, sum(leaf.size for leaf in adapted))
+    wrapped = guarded(repeat(episodic(predicting_before(method)), 2))
+    assert wrapped.adapted is method.adapted
 
 
 @pytest.mark.parametrize("name", METHODS)

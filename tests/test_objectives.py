@@ -164,7 +164,7 @@ def test_views_one_after_the_other_give_the_same_gradient_in_streams_over_device
         adapted = jax.tree.map(lambda a, b: a - b, adapted, slope)
         return adapted, Output(at(adapted)(images)["segmentation"], {"loss": loss})
 
-    method = Method(init, step, None)
+    method = Method(init, step, None, None)
 
     def run_it():
         streams = run.Streams(method, source, task, places=4, mesh=run.device_mesh(2))

@@ -76,7 +76,8 @@ def in_loops(model, task):
         total = jax.lax.scan(turn, total, None, length=4)[0]
         return state, Output(forward(source, images), {"total": total})
 
-    return Method(lambda source, images: (), step, lambda source, state, images: forward(source, images))
+    init, predict = lambda source, images: (), lambda source, state, images: forward(source, images)
+    return Method(init, step, predict, lambda state: ())
 
 
 def test_loops_count_as_often_as_they_turn_and_of_branches_the_costliest():

@@ -26,9 +26,10 @@ def adding():
         state = state + jnp.mean(images) + drawn(key)
         return state, Output(state * images, {"state": state})
 
-    return Method(
-        lambda source, images: source.params["weight"] + 0, step, lambda source, state, images: state * images
-    )
+    def init(source, images):
+        return source.params["weight"] + 0
+
+    return Method(init, step, lambda source, state, images: state * images, lambda state: state)
 
 
 def test_episodic_starts_every_image_from_the_source():
@@ -118,7 +119,7 @@ def test_the_guard_of_a_large_state_compiles_to_a_small_program():
     def init(source, images):
         return {f"leaf{i}": jnp.zeros(5 + i % 3) for i in range(leaves)}
 
-    method = Method(init, step, lambda source, state, images: images)
+    method = Method(init, step, lambda source, state, images: images, lambda state: ())
     image = pictures(1, 4, 4, 1)
     program = jax.jit(guarded(method).step).lower(KEY, SOURCE, init(SOURCE, image), image).compile().as_text()
     assert program.count(" and(") < 5 * leaves

@@ -24,8 +24,6 @@ from jaxtta.runs.stream import Visit, along
 from jaxtta.schedule import Tick, schedule
 
 TIMED = 5  # steps that are timed, after a first one
-ADAPTED = {"adapted", "student", "update", "prompt"}  # fields of a state whose values a method adapts
-NOT_ADAPTED = {"batch_stats", "teacher", "optimiser"}  # what follows, and what is kept beside
 
 
 class Cell(NamedTuple):
@@ -144,23 +142,14 @@ def step_cost(subject: Subject, method: Callable[[Model, Task], Method]) -> dict
         times.append(time.perf_counter() - began)
     one = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
     forward, backward = passes(lambda model: method(model, loaded.task), loaded.model, loaded.source, one)
+    adapted = method(loaded.model, loaded.task).adapted(state)
     return {
         "seconds": statistics.median(times[1:]) * each / streams.places,
         "forward": forward,
         "backward": backward,
-        "parameters": adapted_parameters(state),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(adapted)),
         "state": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
     }
-
-
-def adapted_parameters(state: Any) -> int:
-    """How many values a method adapts: those in its state's field `adapted` (or `student`, `update`, `prompt`)."""
-    count = 0
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        names = [getattr(key, "name", getattr(key, "key", None)) for key in path]  # of a NamedTuple, of a dictionary
-        if not NOT_ADAPTED.intersection(names) and ADAPTED.intersection(names):
-            count += leaf.size
-    return count
 
 
 def _tick(streams: run.Streams, index: int) -> Tick:

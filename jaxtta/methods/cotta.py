@@ -130,7 +130,7 @@ def cotta(
     def predict(source: Source, state: CottaState, images: Array) -> Array:
         return bind(model, source, policy)(state.teacher)(images)["segmentation"]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: state.student)
 
 
 def _confidence(task: Task, probabilities: Array) -> Array:

@@ -112,7 +112,7 @@ def diga(
         both = jnp.logaddexp(logarithms + weights[0], jnp.log(jnp.maximum(nearest, least)) + weights[1])
         return both[..., 0, :] if task.activation == "softmax" else both[..., 1] - both[..., 0]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: ())
 
 
 def _prototypes(features: Array, logarithms: Array, confidence: float) -> tuple[Array, Array]:

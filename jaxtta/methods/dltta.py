@@ -105,7 +105,7 @@ def dltta(
     def predict(source: Source, state: DlttaState, images: Array) -> Array:
         return bind(model, source, policy)(state.adapted)(images)["segmentation"]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: state.adapted)
 
 
 def _discrepancy(task: Task, first: Array, second: Array) -> Array:

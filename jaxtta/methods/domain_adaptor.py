@@ -100,7 +100,7 @@ def domain_adaptor(
     def predict(source: Source, state: DomainAdaptorState, images: Array) -> Array:
         return predicted(mixed(source, images)[0], state.update, images)
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: state.update)
 
 
 def _of_images(x: Array) -> Images:

@@ -72,7 +72,7 @@ def dua(model, task: Task, *, momentum: float = 0.1, decay: float = 0.94, floor:
         variables = {"params": source.params, "batch_stats": state.batch_stats}
         return model.apply(variables, images, stats=stats.source())[0]["segmentation"]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: ())
 
 
 def augmented(task: Task, images: Array) -> Array:

@@ -134,7 +134,7 @@ def eata(
     def predict(source: Source, state: EataState, images: Array) -> Array:
         return bind(model, source, policy)(state.adapted)(images)["segmentation"]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: state.adapted)
 
 
 def _cosine(probabilities: Array, average: Array) -> Array:

@@ -37,4 +37,4 @@ def without_update(model, policy: stats.Policy, *, afterwards: stats.Policy | No
     def predict(source: Source, state: FixedState, images: Array) -> Array:
         return apply(afterwards or policy, source, state, images)[0]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: ())

@@ -122,7 +122,7 @@ def grata(
     def predict(source: Source, state: GrataState, images: Array) -> Array:
         return bind(model, source, policy)(state.adapted)(images)["segmentation"]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: state.adapted)
 
 
 def _objective(choice: str | Objective, task: Task) -> Objective:

@@ -75,7 +75,7 @@ def intent(model, task: Task) -> Method:
     def predict(source: Source, state: IntentState, images: Array) -> Array:
         return integrated(source, images)[0]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: ())
 
 
 def entropy_weights(task: Task, logits: Array) -> Array:

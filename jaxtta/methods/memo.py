@@ -76,7 +76,7 @@ def memo(
     def predict(source: Source, state: MemoState, images: Array) -> Array:
         return bind(model, source, policy)(state.adapted)(images)["segmentation"]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: state.adapted)
 
 
 def _augmented(key: Key, task: Task, images: Array) -> list[tuple[views.Geometric, Array]]:

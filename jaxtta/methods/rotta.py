@@ -149,7 +149,7 @@ def rotta(
         variables = {"params": params, "batch_stats": batch_stats}
         return model.apply(variables, images, stats=stats.source())[0]["segmentation"]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: state.student.adapted)
 
 
 def _robust(alpha: float) -> stats.Policy:

@@ -110,4 +110,4 @@ def sar(
     def predict(source: Source, state: SarState, images: Array) -> Array:
         return bind(model, source, policy)(state.adapted)(images)["segmentation"]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: state.adapted)

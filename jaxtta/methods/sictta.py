@@ -115,7 +115,7 @@ def sictta(model, task: Task, *, pool: int = 40, neighbours: int = 5, contrast: 
     def predict(source: Source, state: SicttaState, images: Array) -> Array:
         return apply(source, images, state.recalled, state.found)[0]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: ())
 
 
 def _dice(first: Array, second: Array) -> Array:

@@ -61,4 +61,4 @@ def tent(
     def predict(source: Source, state: TentState, images: Array) -> Array:
         return bind(model, source, policy)(state.adapted)(images)["segmentation"]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: state.adapted)

@@ -126,7 +126,7 @@ def vptta(
     def predict(source: Source, state: VpttaState, images: Array) -> Array:
         return apply(source, images, state.prompt, state.seen)[0]
 
-    return Method(init, step, predict)
+    return Method(init, step, predict, lambda state: state.prompt)
 
 
 def _spectrum(images: Array) -> tuple[Array, tuple[int, ...]]:
