@@ -226,8 +226,3 @@ def bind(
         return forward
 
     return at
-
-
-def inner(first: Tree, second: Tree) -> Array:
-    """Inner product of two trees of one shape, each as one vector."""
-    return sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), first, second)))

@@ -56,9 +56,8 @@ def dice(prediction: Mask, reference: Mask, *, empty: float = math.nan) -> float
 
     Reference: L. R. Dice, "Measures of the Amount of Ecologic Association Between Species", Ecology, 1945.
     """
-    _check_masks(prediction, reference)
-    size = np.count_nonzero(prediction) + np.count_nonzero(reference)
-    return 2.0 * np.count_nonzero(prediction & reference) / size if size else float(empty)
+    twice, size = _overlap(prediction, reference)
+    return twice / size if size else float(empty)
 
 
 def surface_distances(
@@ -78,8 +77,7 @@ def surface_distances(
     if definition not in ("pooled", "mean"):
         raise ValueError(f"definition is {definition!r}; choose 'pooled' or 'mean'")
     sampling = _sampling(prediction, reference, spacing)
-    surfaces = _surfaces(prediction, reference)
-    if surfaces is None:
+    if (surfaces := _surfaces(prediction, reference)) is None:
         return SurfaceDistances(*[math.nan] * 4)
     to_reference = _distances(surfaces[0], surfaces[1], sampling)
     to_prediction = _distances(surfaces[1], surfaces[0], sampling)
@@ -149,10 +147,8 @@ def reference_dice(prediction: Mask, reference: Mask) -> float:
     Reference: the code released with Z. Chen, Y. Ye, Y. Pan and Y. Xia, "Gradient Alignment Improves Test-Time
     Adaptation for Medical Image Segmentation", AAAI, 2025.
     """
-    _check_masks(prediction, reference)
-    smooth = 1e-6
-    size = np.count_nonzero(prediction) + np.count_nonzero(reference)
-    return 100.0 * (2 * np.count_nonzero(prediction & reference) + smooth) / (size + smooth)
+    (twice, size), smooth = _overlap(prediction, reference), 1e-6
+    return 100.0 * (twice + smooth) / (size + smooth)
 
 
 def reference_assd(prediction: Mask, reference: Mask) -> float:
@@ -264,6 +260,12 @@ def _check_masks(prediction: Mask, reference: Mask) -> None:
     if prediction.shape != reference.shape or prediction.ndim not in (2, 3):
         shapes = f"prediction {list(prediction.shape)} and reference {list(reference.shape)}"
         raise ValueError(f"the masks must have one shape, 2-D or 3-D, got {shapes}")
+
+
+def _overlap(prediction: Mask, reference: Mask) -> tuple[int, int]:
+    """Above and below the line of a Dice coefficient: `2 |P ∩ R|` and `|P| + |R|`."""
+    _check_masks(prediction, reference)
+    return 2 * np.count_nonzero(prediction & reference), np.count_nonzero(prediction) + np.count_nonzero(reference)
 
 
 def _sampling(prediction: Mask, reference: Mask, spacing: Spacing) -> np.ndarray:

@@ -9,6 +9,11 @@ change that is not drawn needs no branch. `draw_style` draws the numbers, `apply
 Images are `[batch, *space, channels]`, meant to be in [0, 1]. Nothing is clipped to that range at the end: brightness
 and noise leave it, and who needs it rescales (`jaxtta.views.rescale`). The dtype of the images is kept.
 
+Contrast, gamma and blur have other definitions elsewhere, on purpose. `jaxtta.data.appearance` changes training images
+on the host, where no change has to be exact at 1; `jaxtta.pretrain.slice_views` takes one number for all channels and
+the range [0, 1] for that of every image; `jaxtta.synthetic.acquisition` is a scanner, in volumes of any scale and
+widths in millimetres, and shares nothing with what source models are trained with.
+
 Reference: Isensee et al., "batchgenerators: a Python framework for data augmentation", Zenodo 2020 (version 0.25.5
 defines each change). Ranges and probabilities: Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation
 for Medical Image Segmentation", AAAI 2025.

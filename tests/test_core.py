@@ -14,7 +14,6 @@ from jaxtta.core import (
     combine,
     copy,
     everything,
-    inner,
     matching,
     norm_affine,
     partition,
@@ -66,14 +65,6 @@ def test_a_copy_shares_no_buffer():
     assert_trees_close(made, TREE)
     pairs = zip(jax.tree.leaves(made), jax.tree.leaves(TREE))
     assert all(a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer() for a, b in pairs)
-
-
-def test_inner_is_the_product_of_the_two_as_vectors():
-    other = jax.tree.map(lambda leaf: leaf + 1, TREE)
-    flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (TREE, other)]
-    np.testing.assert_allclose(inner(TREE, other), flat[0] @ flat[1])
-    chosen = partition(TREE, norm_affine)[0]
-    np.testing.assert_allclose(inner(chosen, chosen), 2.0)
 
 
 def test_bind_puts_the_adapted_leaves_over_the_source():

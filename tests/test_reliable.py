@@ -13,9 +13,10 @@ from jaxtta import stats, views
 from jaxtta.core import InputError, Task, bind, everything, norm_affine, partition
 from jaxtta.methods.eata import _averaged, _cosine, eata
 from jaxtta.methods.memo import _augmented, memo
-from jaxtta.methods.reliable import decisions, entropies, limit_of
+from jaxtta.methods.reliable import decisions, limit_of
 from jaxtta.methods.sar import sar
 from jaxtta.methods.tent import tent
+from jaxtta.objectives import entropies
 
 KEY = jax.random.key(4)
 TASKS = [(2, "sigmoid"), (3, "softmax")]

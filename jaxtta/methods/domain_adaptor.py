@@ -10,6 +10,7 @@ from jaxtta import stats
 from jaxtta.core import Array, InputError, Key, Method, Moments, Output, Source, Task, bind, norm_affine, partition
 from jaxtta.models import require_batch_norm
 from jaxtta.models.layers import EPSILON
+from jaxtta.objectives import entropies
 
 
 class DomainAdaptorState(NamedTuple):
@@ -148,5 +149,5 @@ def generalised_entropy(task: Task, logits: Array, temperature: float) -> Array:
     deviation = temperature * jnp.std(jax.lax.stop_gradient(logits), axis=-1, keepdims=True, ddof=1)
     deviation = jnp.where(deviation > 0, deviation, 1)
     likely = jax.nn.log_softmax(logits / deviation, axis=-1)
-    entropies = -jnp.sum(jnp.exp(likely) * likely, axis=-1) * jnp.square(deviation[..., 0])
-    return jnp.mean(jnp.sum(entropies, axis=-1) if task.activation == "sigmoid" else entropies)
+    scaled = entropies(likely) * jnp.square(deviation[..., 0])
+    return jnp.mean(jnp.sum(scaled, axis=-1) if task.activation == "sigmoid" else scaled)

@@ -7,22 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxtta import stats
-from jaxtta.core import (
-    Array,
-    InputError,
-    Key,
-    Method,
-    Output,
-    Select,
-    Source,
-    Task,
-    bind,
-    copy,
-    inner,
-    norm_affine,
-    partition,
-)
-from jaxtta.methods.reliable import decisions, entropies, limit_of, mean_of, moving, where
+from jaxtta.core import Array, InputError, Key, Method, Output, Select, Source, Task, bind, copy, norm_affine, partition
+from jaxtta.methods.reliable import decisions, limit_of, mean_of, moving
+from jaxtta.objectives import entropies
 
 FISHER_IMAGES = 32  # of the stream, from which the Fisher matrix is estimated
 
@@ -118,13 +105,13 @@ def eata(
             reliable = entropy < limit
             kept = reliable & (_cosine(probabilities, state.average) < 1 - distance)
             loss = mean_of(jax.lax.stop_gradient(jnp.exp(limit - entropy)) * entropy, kept)
-            penalty = anchor * inner(fisher, jax.tree.map(lambda a, b: jnp.square(a - b), adapted, start))
+            penalty = anchor * optax.tree.vdot(fisher, jax.tree.map(lambda a, b: jnp.square(a - b), adapted, start))
             return loss + penalty, (loss, penalty, reliable, kept, probabilities)
 
         gradient, (loss, penalty, reliable, kept, probabilities) = jax.grad(loss_of, has_aux=True)(state.adapted)
         updates, opt = optimiser.update(gradient, state.optimiser, state.adapted)
         updated = optax.apply_updates(state.adapted, updates), opt
-        adapted, opt = where(jnp.any(kept), updated, (state.adapted, state.optimiser))
+        adapted, opt = optax.tree.where(jnp.any(kept), updated, (state.adapted, state.optimiser))
         average = _averaged(state.average, probabilities, kept)
         state = EataState(adapted, opt, average, fisher, jnp.minimum(state.images + 1, FISHER_IMAGES))
         shares = {name: jnp.mean(mask, dtype=images.dtype) for name, mask in (("reliable", reliable), ("kept", kept))}

@@ -7,21 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxtta import stats
-from jaxtta.core import (
-    Array,
-    InputError,
-    Key,
-    Method,
-    Output,
-    Select,
-    Source,
-    Task,
-    bind,
-    copy,
-    inner,
-    norm_affine,
-    partition,
-)
+from jaxtta.core import Array, InputError, Key, Method, Output, Select, Source, Task, bind, copy, norm_affine, partition
 from jaxtta.objectives import OBJECTIVES, Objective
 
 RATES = {
@@ -102,7 +88,7 @@ def grata(
         perturbed = jax.tree.map(jnp.subtract, state.adapted, ahead)
         pseudo_loss, back = gradient(pseudo, pseudo_key, perturbed)
         norms = optax.tree.norm(ahead), optax.tree.norm(back)
-        cosine = inner(ahead, back) / (norms[0] * norms[1] + 1e-12)
+        cosine = optax.tree.vdot(ahead, back) / (norms[0] * norms[1] + 1e-12)
         factor = factor_of(cosine)
         updates, opt = optimiser.update(back, state.optimiser, state.adapted)
         # A layer that neither objective reaches stays as it is: without this, weight decay would pull at it.

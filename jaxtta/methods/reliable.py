@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxtta.core import Array, InputError, Task, Tree
+from jaxtta.core import Array, InputError, Task
 
 
 def decisions(task: Task, logits: Array) -> Array:
@@ -20,11 +20,6 @@ def decisions(task: Task, logits: Array) -> Array:
     if task.activation == "sigmoid":
         return jnp.stack([jax.nn.log_sigmoid(-logits), jax.nn.log_sigmoid(logits)], axis=-1)
     return jax.nn.log_softmax(logits)[..., None, :]
-
-
-def entropies(log_probabilities: Array) -> Array:
-    """Entropy of each decision in nats, `−Σ p log p`, `[..., decisions]`."""
-    return -jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1)
 
 
 def limit_of(task: Task, margin: float) -> float:
@@ -50,8 +45,3 @@ def moving(average: Array, value: Array) -> Array:
     """
     begun = jnp.any(average > 0, axis=-1, keepdims=True) if average.ndim else average > 0
     return jnp.where(begun, 0.9 * average + 0.1 * value, value)
-
-
-def where(condition: Array, chosen: Tree, other: Tree) -> Tree:
-    """One of two trees."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)

@@ -8,7 +8,8 @@ import optax
 
 from jaxtta import stats
 from jaxtta.core import Array, InputError, Key, Method, Output, Select, Source, Task, bind, copy, norm_affine, partition
-from jaxtta.methods.reliable import decisions, entropies, limit_of, mean_of, moving, where
+from jaxtta.methods.reliable import decisions, limit_of, mean_of, moving
+from jaxtta.objectives import entropies
 
 
 class SarState(NamedTuple):
@@ -83,7 +84,7 @@ def sar(
 
     def step(key: Key, source: Source, state: SarState, images: Array):
         at, fresh, returns = bind(model, source, policy), init(source, images), state.average < reset
-        adapted, opt = where(returns, fresh[:2], state[:2])
+        adapted, opt = optax.tree.where(returns, fresh[:2], state[:2])
 
         def loss_of(adapted, among: Array):
             entropy = entropies(decisions(task, at(adapted)(images)["segmentation"]))
@@ -104,7 +105,7 @@ def sar(
             "reliable": jnp.mean(chosen, dtype=images.dtype),
             "returned": (returns & (state.average > 0)).astype(images.dtype),
         }
-        state = where(jnp.any(chosen), updated, SarState(adapted, opt, state.average))
+        state = optax.tree.where(jnp.any(chosen), updated, SarState(adapted, opt, state.average))
         return state, Output(predict(source, state, images), {**info, "average": state.average})
 
     def predict(source: Source, state: SarState, images: Array) -> Array:

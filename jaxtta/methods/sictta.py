@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxtta import stats, style
 from jaxtta.core import Array, InputError, Key, Method, Moments, Output, Source, Task
@@ -106,8 +107,7 @@ def sictta(model, task: Task, *, pool: int = 40, neighbours: int = 5, contrast: 
         average = state.consistency + (consistency - state.consistency) / seen.astype(consistency.dtype)
         enters = consistency >= average
         bank = state.features, state.moments
-        grown = banks.put(bank, (features, moments), state.entered)
-        bank = jax.tree.map(lambda new, old: jnp.where(enters, new, old), grown, bank)
+        bank = optax.tree.where(enters, banks.put(bank, (features, moments), state.entered), bank)
         entered = state.entered + enters.astype(state.entered.dtype)
         info = {"consistency": consistency, "entered": enters.astype(consistency.dtype)}
         return SicttaState(*bank, entered, recalled, found, seen, average), Output(logits, info)
@@ -119,7 +119,9 @@ def sictta(model, task: Task, *, pool: int = 40, neighbours: int = 5, contrast: 
 
 
 def _dice(first: Array, second: Array) -> Array:
-    """Soft Dice, mean over images and classes; two empty ones agree."""
+    """Soft Dice, mean over images and classes; two empty ones agree. With squares in the denominator, which
+    `jaxtta.losses.soft_dice` has not: only so do equal probabilities agree in full.
+    """
     space = tuple(range(1, first.ndim - 1))
     both, either = jnp.sum(first * second, space), jnp.sum(jnp.square(first) + jnp.square(second), space)
     return jnp.mean((2 * both + 1e-6) / (either + 1e-6))

@@ -73,5 +73,4 @@ def batch_effective_rank(embeddings: Array) -> Array:
     values = jnp.where(values > rounding, values, 0)
     total = jnp.sum(values)
     shares = values / jnp.where(total > 0, total, 1)
-    entropy = -jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1)), 0))
-    return jnp.where(total > 0, jnp.exp(entropy), 0)
+    return jnp.where(total > 0, jnp.exp(jnp.sum(jax.scipy.special.entr(shares))), 0)

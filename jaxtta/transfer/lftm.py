@@ -22,6 +22,7 @@ from jaxtta import stats, views
 from jaxtta.core import Array, InputError, Source, Task, Tree
 from jaxtta.models import Model
 from jaxtta.models.heads import DEEPEST, FEATURES
+from jaxtta.objectives import entropies
 
 Metric = Callable[[Source, Array], Array]
 Attend = Callable[[Source, Array], tuple[Array, Array]]
@@ -44,6 +45,8 @@ def foreground(task: Task, logits: Array) -> Array:
 
 def agreement(first: Array, second: Array, *, empty: float = 0.0) -> Array:
     """`2 |P ∩ Q| / (|P| + |Q|)` of each class, averaged over the classes present in P.
+
+    The Dice of `jaxtta.metrics` for images side by side inside a program, where an absent class is no NaN but left out.
 
     Args:
         first: P, boolean `[batch, *space, classes]`, foreground only.
@@ -177,7 +180,7 @@ def entropy(model: Model, task: Task) -> Metric:
         if task.activation == "sigmoid":
             logits = jnp.stack([logits, jnp.zeros_like(logits)], axis=-1)
         logarithm = jax.nn.log_softmax(logits, axis=-1)
-        share = -jnp.sum(jnp.exp(logarithm) * logarithm, -1) / np.log(logits.shape[-1])
+        share = entropies(logarithm) / np.log(logits.shape[-1])
         return jnp.clip(1 - jnp.mean(share, tuple(range(1, share.ndim))), 0, 1)
 
     return metric
