@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -21,12 +22,14 @@ from jaxtta.schedule import Tick
 from jaxtta.stats import Policy
 
 
-@functools.cache
+@functools.lru_cache(maxsize=128)  # so many methods keep their programs, with all that these hold
 def compiled(
     method: Method, *, mesh: Mesh | None = None
 ) -> tuple[Callable[..., Tree], Callable[..., tuple[Tree, Output]]]:
     """`init` and `step` of a method for one stream, each one compiled program; `step` draws its own key:
     `(key, index, source, state, images)`.
+
+    The same method gives the same two again, compiled once, unless 128 others have been asked for since.
 
     With a mesh the images of a batch are split over its devices (their number must be a multiple of the devices');
     statistics and losses stay those of the whole batch.
@@ -141,10 +144,10 @@ class Streams:
         self._source = jax.device_put(source, self._everywhere)
 
         def one(key: Key, tick: Tick, source: Source, state: Tree, images: Array):
-            state = _where(tick.index == 0, method.init(source, images), state)
+            state = optax.tree.where(tick.index == 0, method.init(source, images), state)
             key = jax.random.fold_in(jax.random.fold_in(key, tick.stream), tick.index)
             after, output = method.step(key, source, state, images)
-            return _where(tick.active, after, state), (task.probabilities(output.logits), output.info)
+            return optax.tree.where(tick.active, after, state), (task.probabilities(output.logits), output.info)
 
         def local(key: Key, tick: Tick, source: Source, states: Tree, images: Array):
             if images.shape[0] > 1:
@@ -195,10 +198,6 @@ class Streams:
         lowered = self._program.lower(key, self.put(tick), self._source, states, self.put(images))
         self._step = lowered.compile()
         return self._step
-
-
-def _where(condition: Array, first: Tree, second: Tree) -> Tree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), first, second)
 
 
 def use_compilation_cache(folder: Path) -> None:

@@ -1,9 +1,11 @@
 """What runs a method: batches over devices, devices that are not there, memory of many places, kept programs."""
 
+import gc
 import inspect
 import os
 import subprocess
 import sys
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import pytest
 from toys import assert_trees_close, pictures, toy
 
 from jaxtta import run
-from jaxtta.core import InputError
+from jaxtta.core import InputError, Method, Output
 from jaxtta.methods import METHODS, tent
 from jaxtta.schedule import schedule
 
@@ -38,6 +40,30 @@ def test_a_batch_over_devices_has_the_statistics_of_the_whole_batch(name, device
     assert_trees_close(outcomes[1], outcomes[0], atol=1e-5, rtol=1e-5)
     assert len(output.logits.sharding.device_set) == devices and not output.logits.is_fully_replicated
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves((state, output.info)))
+
+
+def numbered(number, traces):
+    """A method of its own, which says when its step is traced."""
+
+    def step(key, source, state, images):
+        traces.append(number)
+        return state + jnp.mean(images), Output(images * number, {})
+
+    return Method(lambda source, images: jnp.zeros(()), step, None, lambda state: ())
+
+
+def test_a_methods_step_is_compiled_once_for_many_streams_and_forgotten_after_many_methods():
+    traces, images = [], pictures(2, 1, 4, 4, 1)
+    method = numbered(1, traces)
+    for stream in range(3):
+        assert len(list(run.adapt(method, None, images, key=KEY, stream=stream))) == 2
+    assert traces == [1]
+    step = weakref.ref(method.step)
+    del method
+    for number in range(200):
+        run.compiled(numbered(number, traces))
+    gc.collect()
+    assert step() is None
 
 
 def test_a_mesh_has_the_devices_asked_for_or_all():
