@@ -9,8 +9,8 @@ from typing import Any
 
 from experiments.tables import printed
 from jaxtta import run
-from jaxtta.benchmark.plan import Benchmark
-from jaxtta.benchmark.protocols import PROTOCOLS
+from jaxtta.benchmarks.plan import Benchmark
+from jaxtta.benchmarks.protocols import PROTOCOLS
 from jaxtta.runs.results import write_rows
 from jaxtta.workflows.benchmark import benchmark
 from jaxtta.workflows.demo import CENTRES, CHECKPOINTS, demo_checkpoint

@@ -20,10 +20,10 @@ from experiments.tables import printed
 from experiments.timing import in_turn, medians
 from jaxtta import run, stats
 from jaxtta.core import Array, Tree, encoder_of
+from jaxtta.encoders.moco import moco_learner, pooled
+from jaxtta.encoders.whitening import groups_for
 from jaxtta.models import Model, build
 from jaxtta.models.heads import FEATURES
-from jaxtta.pretrain.moco import moco_learner, pooled
-from jaxtta.pretrain.whitening import groups_for
 
 
 def ratio(model: Model, *, size: int, batch: int, queue: int, local: float, rounds: int) -> dict[str, float]:

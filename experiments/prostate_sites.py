@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.compared import benchmarked
 from experiments.comparison import listed
-from jaxtta.benchmark.findings import describe
+from jaxtta.benchmarks.findings import describe
 from jaxtta.core import InputError, Task
 from jaxtta.data import nifti
 from jaxtta.data.cases import Case

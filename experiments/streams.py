@@ -17,7 +17,7 @@ of the domains moves no mean by more than a tenth. Writes `streams.md`, `streams
 from collections.abc import Sequence
 
 from experiments.compared import compared, parser_of, told
-from jaxtta.benchmark.protocols import PROTOCOLS
+from jaxtta.benchmarks.protocols import PROTOCOLS
 
 METHODS = (
     "batch_statistics",

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from jaxtta.benchmark.tables import grid
+from jaxtta.benchmarks.tables import grid
 
 Row = dict[str, Any]
 

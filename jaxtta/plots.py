@@ -188,7 +188,7 @@ def benchmark_domains(summary: Sequence[Mapping], path: Path) -> None:
     The bar of a method far below the rest (`_far_below`) runs to the edge; every bar has its number beside it.
 
     Args:
-        summary: rows of `jaxtta.benchmark.scores.summary`; those of the first source and protocol are drawn.
+        summary: rows of `jaxtta.benchmarks.scores.summary`; those of the first source and protocol are drawn.
         path: a PNG, PDF or SVG file.
     """
     rows = _of_first(summary)
@@ -220,7 +220,7 @@ def benchmark_costs(summary: Sequence[Mapping], costs: Sequence[Mapping], path: 
     (`_far_below`) stands on the lower edge, with its Dice beside its name.
 
     Args:
-        summary: rows of `jaxtta.benchmark.scores.summary`; those of the first source and protocol are drawn.
+        summary: rows of `jaxtta.benchmarks.scores.summary`; those of the first source and protocol are drawn.
         costs: rows of the benchmark's `costs.csv`.
         path: a PNG, PDF or SVG file.
     """

@@ -8,9 +8,9 @@ import pytest
 from folders import dataset, record, refused, source_model, succeeded, table
 
 from jaxtta import stats
-from jaxtta.benchmark import cells
-from jaxtta.benchmark.plan import Benchmark
-from jaxtta.benchmark.protocols import PROTOCOLS
+from jaxtta.benchmarks import cells
+from jaxtta.benchmarks.plan import Benchmark
+from jaxtta.benchmarks.protocols import PROTOCOLS
 from jaxtta.core import Method, Output, bind
 from jaxtta.methods import METHODS
 from jaxtta.workflows.benchmark import benchmark

@@ -22,9 +22,9 @@ LAYERS = (
     {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "data", "synthetic"},
     {"losses", "objectives", "models"},
     {"methods", "wrappers", "checkpoint", "torch_import"},
-    {"run", "train", "plots", "export"},
+    {"run", "segmentation", "plots", "stablehlo"},
     {"runs"},
-    {"transfer", "pretrain", "benchmark"},
+    {"transfer", "encoders", "benchmarks"},
     {"workflows"},
     {"commands"},
     {"cli"},
@@ -40,7 +40,7 @@ ONE_FILE_OWNS = {
 DEVICE_WORDS = {"jit", "pmap", "shard_map", "psum", "pmean", "pcast", "all_gather", "axis_index"}
 DEVICE_FILES = {
     "run.py": DEVICE_WORDS,
-    "export.py": {"jit"},  # what is exported is a compiled program
+    "stablehlo.py": {"jit"},  # what is exported is a compiled program
     "models/__init__.py": {"jit"},  # `init` alone: traced once, its forward pass is never run
     "distributed.py": {"jit"},  # the word that all processes agree on
 }

@@ -11,7 +11,7 @@ from toys import toy
 
 from jaxtta import checkpoint
 from jaxtta.core import Source, Task, encoder_of
-from jaxtta.pretrain import linear
+from jaxtta.encoders import linear
 from jaxtta.runs import results
 from jaxtta.workflows import encoder_runs, evaluate_encoder
 

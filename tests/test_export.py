@@ -12,7 +12,7 @@ import pytest
 from folders import refused, source_model, succeeded
 from toys import assert_trees_close, pictures, toy
 
-from jaxtta import checkpoint, export
+from jaxtta import checkpoint, stablehlo
 from jaxtta.core import InputError
 from jaxtta.data import kinds
 from jaxtta.methods import METHODS
@@ -34,7 +34,7 @@ def method_of(name):
 def saved(path, name="source", platforms=("cpu",)):
     _, task, source, _ = toy()
     image = jax.ShapeDtypeStruct(IMAGES.shape[1:], IMAGES.dtype)
-    return export.save(path, method_of(name), source, task, image, platforms=platforms, provenance={"method": name})
+    return stablehlo.save(path, method_of(name), source, task, image, platforms=platforms, provenance={"method": name})
 
 
 def follows(exported, method, source, task):
@@ -46,7 +46,7 @@ def follows(exported, method, source, task):
     @jax.jit
     def step(key, source, state, image):
         state, output = method.step(key, source, state, image)
-        return state, export.Prediction(task.probabilities(output.logits), output.info)
+        return state, stablehlo.Prediction(task.probabilities(output.logits), output.info)
 
     @jax.jit
     def predict(source, state, image):
@@ -74,7 +74,7 @@ def follows(exported, method, source, task):
 def test_exported_functions_equal_the_live_ones(tmp_path, name, platforms):
     _, task, source, _ = toy()
     record = saved(tmp_path / "out", name, platforms)
-    exported = export.load(tmp_path / "out")
+    exported = stablehlo.load(tmp_path / "out")
     assert exported.record == record
     follows(exported, method_of(name), source, task)
 
@@ -132,7 +132,7 @@ def message(call, *arguments, **options):
 
 def test_what_does_not_fit_a_program_is_named(shared):
     _, _, source, _ = toy()
-    exported = export.load(shared)
+    exported = stablehlo.load(shared)
     state = exported.init(source, IMAGES[0])
     assert "images is float32 [1, 8, 8, 3], the program takes float32 [1, 16, 16, 3]" in message(
         exported.predict, source, state, IMAGES[0, :, :8, :8]
@@ -144,15 +144,15 @@ def test_what_does_not_fit_a_program_is_named(shared):
 
 
 def test_a_damaged_export_is_refused(shared, tmp_path):
-    assert "no export" in message(export.load, tmp_path / "absent")
+    assert "no export" in message(stablehlo.load, tmp_path / "absent")
     path = copy_of(shared, tmp_path / "cut")
     file = path / "predict.stablehlo"
     file.write_bytes(file.read_bytes()[:-1])
-    assert str(file) in message(export.load, path)
+    assert str(file) in message(stablehlo.load, path)
     file.unlink()
-    assert str(file) in message(export.load, path)
+    assert str(file) in message(stablehlo.load, path)
     (path / "export.json").write_text("{")
-    assert "no readable export.json" in message(export.load, path)
+    assert "no readable export.json" in message(stablehlo.load, path)
 
 
 def changed(shared, path, **changes):
@@ -163,9 +163,9 @@ def changed(shared, path, **changes):
 
 
 def test_an_export_of_a_newer_format_or_for_another_machine_is_refused(shared, tmp_path):
-    assert "format 99 is newer" in message(export.load, changed(shared, tmp_path / "newer", format=99))
+    assert "format 99 is newer" in message(stablehlo.load, changed(shared, tmp_path / "newer", format=99))
     other = changed(shared, tmp_path / "other", platforms=["cuda", "tpu"])
-    assert "exported for cuda, tpu, and this is cpu" in message(export.load, other)
+    assert "exported for cuda, tpu, and this is cpu" in message(stablehlo.load, other)
 
 
 def test_a_program_that_this_jax_cannot_read_is_refused(shared, tmp_path):
@@ -174,7 +174,7 @@ def test_a_program_that_this_jax_cannot_read_is_refused(shared, tmp_path):
     (path / "init.stablehlo").write_bytes(b"strange")
     record["programs"]["init"]["sha256"] = hashlib.sha256(b"strange").hexdigest()
     (path / "export.json").write_text(json.dumps(record))
-    assert "cannot read it" in message(export.load, path)
+    assert "cannot read it" in message(stablehlo.load, path)
 
 
 def test_an_unknown_platform_lists_the_choices(tmp_path):
@@ -197,7 +197,7 @@ def without_flatbuffers(monkeypatch):
 
 def test_without_flatbuffers_the_mend_is_said(shared, tmp_path, without_flatbuffers):
     assert "pip install 'jaxtta[export]'" in message(saved, tmp_path / "out")
-    assert "pip install 'jaxtta[export]'" in message(export.load, shared)
+    assert "pip install 'jaxtta[export]'" in message(stablehlo.load, shared)
     assert not (tmp_path / "out").exists()
 
 
@@ -207,7 +207,7 @@ def test_the_command_line_exports_what_adapt_runs(command, tmp_path, name):
     settings = ["--set", "learning_rate=1e-2", "rate=linear"] if name == "grata" else []
     said = succeeded(command("export", "--source", path, "--out", out, "--method", name, *settings))
     assert said.out == f"{out}: init, predict, update of {name} for cpu, cuda, tpu\n"
-    loaded, exported = checkpoint.load(path), export.load(out)
+    loaded, exported = checkpoint.load(path), stablehlo.load(out)
     assert exported.record["method"] == name
     assert exported.record["settings"] == ({"learning_rate": "1e-2", "rate": "linear"} if name == "grata" else {})
     assert exported.record["source_sha256"] == loaded.manifest["sha256"]
@@ -239,9 +239,9 @@ def test_an_export_is_replaced_when_asked(command, tmp_path):
     succeeded(command(*call, "cpu"))
     (out / "notes.txt").write_text("mine")
     refused(command(*call, "cpu,tpu"), "already holds an export")
-    assert export.load(out).record["platforms"] == ["cpu"]
+    assert stablehlo.load(out).record["platforms"] == ["cpu"]
     succeeded(command(*call, "cpu,tpu,cpu", "--overwrite"))
-    assert export.load(out).record["platforms"] == ["cpu", "tpu"]
+    assert stablehlo.load(out).record["platforms"] == ["cpu", "tpu"]
     assert (out / "notes.txt").read_text() == "mine"
 
 

@@ -9,7 +9,7 @@ from test_train import assert_same, variables
 
 from jaxtta import checkpoint
 from jaxtta.runs import fitting
-from jaxtta.train import TrainingState
+from jaxtta.segmentation import TrainingState
 from jaxtta.transfer.ac_norm import collaborated
 from jaxtta.workflows import finetune as module
 

@@ -10,8 +10,8 @@ from toys import pictures, toy
 
 from jaxtta import stats
 from jaxtta.core import InputError
+from jaxtta.encoders.local import descriptors, local_loss, normalised, require_regions
 from jaxtta.models.heads import FEATURES
-from jaxtta.pretrain.local import descriptors, local_loss, normalised, require_regions
 
 TEMPERATURE = 0.2
 

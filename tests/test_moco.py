@@ -11,9 +11,7 @@ from toys import all_finite, assert_trees_close, pictures, random_source, toy
 
 from jaxtta import run, stats
 from jaxtta.core import InputError, encoder_of
-from jaxtta.models import build
-from jaxtta.models.heads import FEATURES
-from jaxtta.pretrain.moco import (
+from jaxtta.encoders.moco import (
     embed,
     encoder_source,
     enqueue,
@@ -24,7 +22,9 @@ from jaxtta.pretrain.moco import (
     projector,
     require_multiple,
 )
-from jaxtta.pretrain.slice_views import two_views
+from jaxtta.encoders.slice_views import two_views
+from jaxtta.models import build
+from jaxtta.models.heads import FEATURES
 
 KEY = jax.random.key(11)
 SIZE = (12, 12)

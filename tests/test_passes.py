@@ -10,7 +10,7 @@ import pytest
 from toys import pictures, toy
 
 from jaxtta import stats
-from jaxtta.benchmark.passes import passes
+from jaxtta.benchmarks.passes import passes
 from jaxtta.core import Method, Output
 from jaxtta.methods import METHODS, grata, tent
 

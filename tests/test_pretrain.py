@@ -10,7 +10,7 @@ from test_train import assert_same
 from jaxtta import checkpoint
 from jaxtta.core import encoder_of, paths
 from jaxtta.data.volumes import VolumePreprocessing
-from jaxtta.pretrain import contrast
+from jaxtta.encoders import contrast
 
 pytest_plugins = ("command_line",)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxtta.benchmark.protocols import PROTOCOLS, Protocol, drawn_orders, streams
+from jaxtta.benchmarks.protocols import PROTOCOLS, Protocol, drawn_orders, streams
 from jaxtta.core import InputError
 from jaxtta.data.cases import Case
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxtta.benchmark import report
-from jaxtta.benchmark.tables import Table
+from jaxtta.benchmarks import report
+from jaxtta.benchmarks.tables import Table
 from jaxtta.core import InputError
 from jaxtta.data import images
 

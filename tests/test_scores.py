@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxtta.benchmark import scores
+from jaxtta.benchmarks import scores
 from jaxtta.core import InputError
 
 NAN = math.nan

@@ -7,8 +7,8 @@ import pytest
 from toys import pictures
 
 from jaxtta.core import InputError
-from jaxtta.pretrain import slice_views
-from jaxtta.pretrain.slice_views import apply_intensities, crop, draw_boxes, draw_intensities, two_views
+from jaxtta.encoders import slice_views
+from jaxtta.encoders.slice_views import apply_intensities, crop, draw_boxes, draw_intensities, two_views
 
 KEY = jax.random.key(5)
 VIEWS = jax.jit(two_views, static_argnames=("size", "shared"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtta.core import InputError
-from jaxtta.pretrain.spectrum import batch_effective_rank, dimensions_above, effective_rank, singular_values
+from jaxtta.encoders.spectrum import batch_effective_rank, dimensions_above, effective_rank, singular_values
 
 
 def gaussian(images=64, dimensions=12, rank=None, seed=0):

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from jaxtta.benchmark import tables
-from jaxtta.benchmark.scores import summary
+from jaxtta.benchmarks import tables
+from jaxtta.benchmarks.scores import summary
 
 NAN = math.nan
 

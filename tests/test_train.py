@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from folders import dataset, record, refused, source_model, succeeded, table
 
-from jaxtta import checkpoint, train
+from jaxtta import checkpoint, segmentation
 from jaxtta.core import paths
 from jaxtta.models import HEADS
 from jaxtta.workflows import train as train_module
@@ -140,7 +140,7 @@ def test_a_stopped_training_is_resumed_to_the_same_weights(command, place, tmp_p
 @pytest.fixture
 def without_steps(monkeypatch):
     """Training writes what it begins with: for looking at that, and because a step takes long to compile."""
-    learner = train.segmentation_learner
+    learner = segmentation.segmentation_learner
 
     @functools.wraps(learner)
     def only_begun(*arguments, **keywords):

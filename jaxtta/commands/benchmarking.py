@@ -47,8 +47,8 @@ def add_benchmark(commands) -> None:
 
 def _benchmark(options: argparse.Namespace) -> None:
     from jaxtta import run
-    from jaxtta.benchmark.configuration import planned
-    from jaxtta.benchmark.findings import describe
+    from jaxtta.benchmarks.configuration import planned
+    from jaxtta.benchmarks.findings import describe
     from jaxtta.commands.shared import tell_of_bad_files
     from jaxtta.workflows.benchmark import benchmark
     from jaxtta.workflows.benchmark_demo import drawn

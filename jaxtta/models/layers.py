@@ -31,7 +31,7 @@ class Norm(nn.Module):
     `W = (covariance + ε I)^(−1/2)`. Its moments are the mean `[channels]` and the covariances `[groups, n, n]` of
     groups of n neighbouring channels, which the policy mixes as it does variances; W follows from the mixed ones.
     (Other layers of this kind keep a running W; a running covariance is kept by what keeps the moments of batch norm.)
-    So W is made anew in every pass: `jaxtta.pretrain.whitening.folded` makes the ordinary network to use afterwards.
+    So W is made anew in every pass: `jaxtta.encoders.whitening.folded` makes the ordinary network to use afterwards.
 
     Attributes:
         policy: the statistics policy of batch norm and whitening.

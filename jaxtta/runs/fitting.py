@@ -24,7 +24,7 @@ from jaxtta.data.sample import cut
 from jaxtta.data.windows import Blend
 from jaxtta.models import Model
 from jaxtta.runs import inputs, options, output, results
-from jaxtta.train import TrainingState, released_optimiser
+from jaxtta.segmentation import TrainingState, released_optimiser
 
 LOG = "training.csv"
 PREPARED = "prepared"  # removed at the end

@@ -9,10 +9,10 @@ import jax
 from tqdm import tqdm
 
 from jaxtta import checkpoint, run
-from jaxtta.benchmark.cells import Cell, Subject, compile_cost, file_name, run_cell, step_cost
-from jaxtta.benchmark.findings import write_report
-from jaxtta.benchmark.gallery import Gallery
-from jaxtta.benchmark.plan import NOTHING, Benchmark, Ready, ready
+from jaxtta.benchmarks.cells import Cell, Subject, compile_cost, file_name, run_cell, step_cost
+from jaxtta.benchmarks.findings import write_report
+from jaxtta.benchmarks.gallery import Gallery
+from jaxtta.benchmarks.plan import NOTHING, Benchmark, Ready, ready
 from jaxtta.core import InputError, Method
 from jaxtta.methods import METHODS
 from jaxtta.runs import output, results

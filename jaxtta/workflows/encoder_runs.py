@@ -19,8 +19,8 @@ from jaxtta.core import Array, InputError, Source
 from jaxtta.data.cases import Case
 from jaxtta.data.prefetch import prefetch
 from jaxtta.data.sample import Assembly, cut
+from jaxtta.encoders import linear
 from jaxtta.models import Model
-from jaxtta.pretrain import linear
 from jaxtta.runs import fitting, results
 from jaxtta.workflows.train import Training, train
 

@@ -17,10 +17,10 @@ from jaxtta.core import InputError, Source, Task, encoder_of
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
 from jaxtta.data.labels import check_labels
+from jaxtta.encoders import spectra
+from jaxtta.encoders.linear import features
+from jaxtta.encoders.moco import pooled
 from jaxtta.models import Model, build
-from jaxtta.pretrain import spectra
-from jaxtta.pretrain.linear import features
-from jaxtta.pretrain.moco import pooled
 from jaxtta.runs import fitting, output, results
 from jaxtta.transfer.sources import short_names
 from jaxtta.workflows.encoder_runs import Linear, dice, finetuned

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxtta import checkpoint, export
+from jaxtta import checkpoint, stablehlo
 from jaxtta.core import InputError
 from jaxtta.runs.options import build_method
 
@@ -18,7 +18,7 @@ class Export:
 
     Attributes:
         source: checkpoint of the source model.
-        out: folder to write; `jaxtta.export` says what is in it.
+        out: folder to write; `jaxtta.stablehlo` says what is in it.
         method: name in `METHODS`.
         settings: the method's options as text.
         platforms: where the programs are to run.
@@ -29,7 +29,7 @@ class Export:
     out: Path
     method: str = "grata"
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
-    platforms: tuple[str, ...] = export.PLATFORMS
+    platforms: tuple[str, ...] = stablehlo.PLATFORMS
     overwrite: bool = False
 
 
@@ -44,11 +44,11 @@ def export_method(plan: Export) -> dict[str, Any]:
     """
     out = Path(plan.out)
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if not (out / export.RECORD).is_file():
+        if not (out / stablehlo.RECORD).is_file():
             raise InputError(f"{out}: not empty and holds no export; give another folder")
         if not plan.overwrite:
             raise InputError(f"{out}: already holds an export; add --overwrite to replace it, or give another folder")
-    export.require_flatbuffers()
+    stablehlo.require_flatbuffers()
     loaded = checkpoint.load(plan.source)
     method = build_method(plan.method, loaded.model, loaded.task, plan.settings)
     size = (1, *loaded.preprocessing.size, loaded.preprocessing.channels)
@@ -61,4 +61,6 @@ def export_method(plan: Export) -> dict[str, Any]:
         "preprocessing": loaded.manifest["preprocessing"],
     }
     images = jax.ShapeDtypeStruct(size, jnp.float32)
-    return export.save(out, method, loaded.source, loaded.task, images, platforms=plan.platforms, provenance=provenance)
+    return stablehlo.save(
+        out, method, loaded.source, loaded.task, images, platforms=plan.platforms, provenance=provenance
+    )

@@ -14,7 +14,7 @@ from jaxtta.data.kinds import to_dict
 from jaxtta.data.labels import check_labels
 from jaxtta.models import Model, build
 from jaxtta.runs import fitting, output
-from jaxtta.train import TrainingState, segmentation_learner
+from jaxtta.segmentation import TrainingState, segmentation_learner
 from jaxtta.transfer.ac_norm import collaborated, require_batch_norm
 from jaxtta.workflows.train import Training
 

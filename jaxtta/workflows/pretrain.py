@@ -20,11 +20,11 @@ from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.encoders import moco, spectra
+from jaxtta.encoders.contrast import NOTHING, RECIPE, Contrast, train
+from jaxtta.encoders.linear import features
+from jaxtta.encoders.whitening import groups_for
 from jaxtta.models import Model, build
-from jaxtta.pretrain import moco, spectra
-from jaxtta.pretrain.contrast import NOTHING, RECIPE, Contrast, train
-from jaxtta.pretrain.linear import features
-from jaxtta.pretrain.whitening import groups_for
 from jaxtta.runs import fitting, inputs, output
 from jaxtta.runs.unlabelled import Windows
 

@@ -16,7 +16,7 @@ from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.models import Model, build
 from jaxtta.runs import fitting, output
-from jaxtta.train import TrainingState, segmentation_learner
+from jaxtta.segmentation import TrainingState, segmentation_learner
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtta.benchmark.tables import Table
+from jaxtta.benchmarks.tables import Table
 from jaxtta.core import InputError
 from jaxtta.data import images
 
@@ -104,7 +104,7 @@ def report(
 
 
 def _resource(name: str) -> str:
-    return (files("jaxtta.benchmark") / name).read_text(encoding="utf-8")
+    return (files("jaxtta.benchmarks") / name).read_text(encoding="utf-8")
 
 
 def _record(record: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from jaxtta.benchmark.scores import SOURCE
+from jaxtta.benchmarks.scores import SOURCE
 
 Rows = Sequence[Mapping[str, Any]]
 DASH = "–"
@@ -83,7 +83,7 @@ def tables(scores: Rows, *, costs: Rows = ()) -> list[Table]:
     """The tables of scores, then those of costs.
 
     Args:
-        scores: as of `jaxtta.benchmark.scores.summary`.
+        scores: as of `jaxtta.benchmarks.scores.summary`.
         costs: `source`, `method`, `seconds` (per image), `compile_seconds`, `memory` (bytes), `forward` and `backward`
             (passes per image), `parameters` (adapted), `state` (bytes).
     """

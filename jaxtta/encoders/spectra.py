@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxtta import plots
 from jaxtta.core import InputError
-from jaxtta.pretrain.spectrum import dimensions_above, effective_rank, singular_values
+from jaxtta.encoders.spectrum import dimensions_above, effective_rank, singular_values
 from jaxtta.runs import results
 
 NAME = "spectrum"

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from jaxtta import checkpoint
 from jaxtta.core import Array, InputError, Task
 from jaxtta.data.prefetch import prefetch
+from jaxtta.encoders import moco
+from jaxtta.encoders.whitening import folded
 from jaxtta.models import Model, build
-from jaxtta.pretrain import moco
-from jaxtta.pretrain.whitening import folded
 from jaxtta.runs import fitting, results
 from jaxtta.runs.unlabelled import Windows
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtta import checkpoint, plots
-from jaxtta.benchmark.cells import Cell, file_name
-from jaxtta.benchmark.protocols import PROTOCOLS, Protocol, drawn_orders, streams
+from jaxtta.benchmarks.cells import Cell, file_name
+from jaxtta.benchmarks.protocols import PROTOCOLS, Protocol, drawn_orders, streams
 from jaxtta.core import InputError, Method
 from jaxtta.data.cases import Case
 from jaxtta.data.prefetch import prefetch

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from jaxtta import run
-from jaxtta.benchmark.gallery import Gallery
-from jaxtta.benchmark.passes import passes
+from jaxtta.benchmarks.gallery import Gallery
+from jaxtta.benchmarks.passes import passes
 from jaxtta.checkpoint import Checkpoint
 from jaxtta.core import Method, Task
 from jaxtta.data.cases import Case

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxtta import plots
-from jaxtta.benchmark.cells import Cell, file_name
-from jaxtta.benchmark.gallery import items_of
-from jaxtta.benchmark.report import Picture, Section, report
-from jaxtta.benchmark.scores import summary
-from jaxtta.benchmark.tables import COST_NOTES, SCORE_NOTES, comma_separated, latex, markdown, tables
+from jaxtta.benchmarks.cells import Cell, file_name
+from jaxtta.benchmarks.gallery import items_of
+from jaxtta.benchmarks.report import Picture, Section, report
+from jaxtta.benchmarks.scores import summary
+from jaxtta.benchmarks.tables import COST_NOTES, SCORE_NOTES, comma_separated, latex, markdown, tables
 from jaxtta.core import Task
 from jaxtta.runs.output import write_text
 from jaxtta.runs.results import aligned

@@ -23,11 +23,11 @@ import optax
 
 from jaxtta import stats
 from jaxtta.core import Array, InputError, Key, Learner, Source, Tree, copy, encoder_of
+from jaxtta.encoders.local import local_loss, normalised, require_regions
+from jaxtta.encoders.slice_views import two_views
+from jaxtta.encoders.spectrum import batch_effective_rank
 from jaxtta.models import Model
 from jaxtta.models.heads import FEATURES
-from jaxtta.pretrain.local import local_loss, normalised, require_regions
-from jaxtta.pretrain.slice_views import two_views
-from jaxtta.pretrain.spectrum import batch_effective_rank
 
 PROJECTED = 128
 

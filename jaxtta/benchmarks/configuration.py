@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxtta.benchmark.plan import Benchmark
-from jaxtta.benchmark.protocols import PROTOCOLS, Protocol
+from jaxtta.benchmarks.plan import Benchmark
+from jaxtta.benchmarks.protocols import PROTOCOLS, Protocol
 from jaxtta.core import InputError
 
 
