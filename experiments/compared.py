@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.tables import printed
-from jaxtta import run
-from jaxtta.benchmarks.plan import Benchmark
-from jaxtta.benchmarks.protocols import PROTOCOLS
+from jaxtta import benchmark, run, synthesize
 from jaxtta.runs.results import write_rows
-from jaxtta.workflows.benchmark import benchmark
 from jaxtta.workflows.demo import CENTRES, CHECKPOINTS, demo_checkpoint
-from jaxtta.workflows.synthesize import synthesize
 
 SIZE, SEED = 256, 1000  # of the synthetic photographs; the sources saw others
 
@@ -43,7 +39,7 @@ def benchmarked(out: Path, **plan: Any) -> dict[str, Any]:
         The content of its `run.json`.
     """
     run.use_compilation_cache(out.with_name("compiled"))
-    return benchmark(Benchmark(out=out, resume=(out / "run.json").is_file(), **plan))
+    return benchmark(out=out, resume=(out / "run.json").is_file(), **plan)
 
 
 def compared(
@@ -69,7 +65,7 @@ def compared(
     if not images:
         folders = [out / "data" / centre for centre in CENTRES]
         if not all(folder.is_dir() for folder in folders):
-            synthesize(out / "data", centres=CENTRES, count=options.count, size=SIZE, seed=SEED)
+            synthesize(out=out / "data", centres=CENTRES, count=options.count, size=SIZE, seed=SEED)
         images, masks = (tuple(folder / kind for folder in folders) for kind in ("images", "masks"))
     own = {} if options.source is None else {options.source.name: options.source}
     return benchmarked(
@@ -79,7 +75,7 @@ def compared(
         masks=masks,
         root=options.root,
         methods=tuple(methods),
-        protocols={name: PROTOCOLS[name] for name in protocols},
+        protocols=tuple(protocols),
         orders=orders,
         seeds=tuple(seeds),
     )

@@ -26,7 +26,6 @@ Reference:
 """
 
 import argparse
-import dataclasses
 import math
 import shutil
 from collections.abc import Sequence
@@ -35,16 +34,14 @@ from typing import Any, NamedTuple
 
 from experiments.comparison import decathlon, interval, listed
 from experiments.tables import printed
-from jaxtta import run
+from jaxtta import evaluate_encoder, pretrain, run, synthesize
 from jaxtta.core import InputError, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.runs.inputs import find_all
 from jaxtta.runs.results import write_rows
 from jaxtta.synthetic.abdomen import LABELS
-from jaxtta.workflows.evaluate_encoder import RANDOM, Evaluation, evaluate
-from jaxtta.workflows.pretrain import Pretraining, pretrain
-from jaxtta.workflows.synthesize import synthesize
+from jaxtta.workflows.evaluate_encoder import RANDOM
 
 ARMS = {
     "moco": {"local": 0.0, "whiten": False},
@@ -78,7 +75,8 @@ class Slices(NamedTuple):
 
 
 SMALL = {
-    "model": {"architecture": "unet", "features": (16, 32, 64, 128)},
+    "architecture": "unet",
+    "features": (16, 32, 64, 128),
     "queue": 1024,
     "momentum": 0.99,
 }
@@ -98,7 +96,7 @@ def abdomen(out: Path, epochs: int | None) -> Slices:
     """Synthetic CT: 40 volumes without labels, three of them with, ten others to score on."""
     preprocessing = VolumePreprocessing((64, 64), mask_values=tuple(range(len(LABELS))), intensity="window:-150,350")
     if not out.is_dir():
-        synthesize(out, kind="abdomen", centres=("fjord",), count=50, size=96, quiet=True)
+        synthesize(out=out, kind="abdomen", centres=("fjord",), count=50, size=96, quiet=True)
     cases = find_all([out / "fjord" / "images"], [out / "fjord" / "masks"], preprocessing)
     task = Task(len(LABELS), "softmax", LABELS)
     return Slices(task, preprocessing, cases[:40], cases[:3], cases[40:], {**SMALL, "epochs": epochs or 12})
@@ -131,23 +129,23 @@ def published(unlabelled: Path, labelled: Path, epochs: int | None) -> Slices:
 def pretrained(slices: Slices, out: Path, seed: int) -> dict[str, Path]:
     """The encoder of every arm."""
     images = listed(out / "unlabelled.csv", slices.unlabelled)
-    preprocessing = dataclasses.replace(slices.preprocessing, mask_values=(0, 1))  # masks are not read
+    prepared = {"size": slices.preprocessing.size, "intensity": slices.preprocessing.intensity}
     for name, arm in ARMS.items():
         folder = out / name
-        plan = {**slices.plan, **arm, "seed": seed, "quiet": True, "resume": (folder / "run.json").is_file()}
-        pretrain(Pretraining((images,), folder, preprocessing, **plan))
+        plan = {**prepared, **slices.plan, **arm, "seed": seed, "resume": (folder / "run.json").is_file()}
+        pretrain(images=images, out=folder, **plan, quiet=True)
     return {name: out / name / "last" for name in ARMS}
 
 
 def evaluated(slices: Slices, encoders: dict[str, Path], out: Path, seed: int, epochs: int) -> dict[str, dict]:
     """Dice of the linear layer on every encoder, and the effective rank of its embeddings and its projector's."""
-    folder = out / "linear"
-    plan = Evaluation(
-        (RANDOM, *map(str, encoders.values())), (listed(out / "labelled.csv", slices.labelled),),
-        (listed(out / "tested.csv", slices.tested),), folder, slices.task, mask_values=slices.preprocessing.mask_values,
-        by=("linear",), seeds=1, seed=seed, epochs=epochs, quiet=True, resume=(folder / "run.json").is_file(),
+    folder, task, found = out / "linear", slices.task, {}
+    record = evaluate_encoder(
+        encoders=(RANDOM, *map(str, encoders.values())), images=listed(out / "labelled.csv", slices.labelled),
+        test_images=listed(out / "tested.csv", slices.tested), out=folder, classes=task.classes,
+        activation=task.activation, names=task.names, mask_values=slices.preprocessing.mask_values, by="linear",
+        seeds=1, seed=seed, epochs=epochs, quiet=True, resume=(folder / "run.json").is_file(),
     )  # fmt: skip
-    record, found = evaluate(plan), {}
     for row in record["table"]:
         ranks = {part: told["effective_rank"] for part, told in record["spectrum"][row["arm"]].items()}
         found[row["arm"]] = {"dice": row["dice"], "encoder": ranks["encoder"], "projector": ranks.get("projector", NAN)}

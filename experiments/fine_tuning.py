@@ -24,13 +24,11 @@ import numpy as np
 
 from experiments.comparison import interval, listed
 from experiments.tables import printed
-from jaxtta import checkpoint, run
+from jaxtta import adapt, checkpoint, finetune, run, synthesize
 from jaxtta.runs.inputs import find_all
 from jaxtta.runs.results import write_rows
-from jaxtta.workflows.adapt import Adaptation, adapt
 from jaxtta.workflows.demo import demo_checkpoint
-from jaxtta.workflows.finetune import NORMS, FineTuning, finetune
-from jaxtta.workflows.synthesize import synthesize
+from jaxtta.workflows.finetune import NORMS
 
 LABELLED, TESTED, BATCH = 20, 40, 8
 COUNTS = (1, 5, 20)
@@ -38,7 +36,7 @@ COUNTS = (1, 5, 20)
 
 def scored(source: Path, tested: Path, out: Path) -> float:
     """Mean Dice of a source model on the test images, in percent."""
-    record = adapt(Adaptation(source, (tested,), out, "source", overlays=False, overwrite=True, quiet=True))
+    record = adapt(source=source, images=tested, out=out, method="source", overlays=False, overwrite=True, quiet=True)
     return record["dice"]
 
 
@@ -54,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     run.use_compilation_cache(out / "compiled")  # every run compiles the same few programs
     if not images.is_dir():
-        synthesize(out / "images", centres=(options.centre,), count=LABELLED + TESTED, size=256, seed=2000)
+        synthesize(out=out / "images", centres=(options.centre,), count=LABELLED + TESTED, size=256, seed=2000)
     preprocessing = checkpoint.load(demo_checkpoint()).preprocessing
     cases = find_all([images / "images"], [images / "masks"], preprocessing)
     tested = listed(out / "tested.csv", cases[LABELLED:])
@@ -66,11 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for norm in NORMS:
                 tuned = out / "tuned" / f"{norm}_{count}_{seed}"
                 epochs = max(1, round(options.steps / -(-count // BATCH)))
-                plan = FineTuning(
-                    demo_checkpoint(), (few,), tuned, norm, epochs=epochs, batch=BATCH, validation=0.0, seed=seed,
-                    resume=(tuned / "run.json").is_file(), quiet=True,
+                finetune(
+                    source=demo_checkpoint(), images=few, out=tuned, norm=norm, epochs=epochs, batch=BATCH,
+                    validation=0.0, seed=seed, resume=(tuned / "run.json").is_file(), quiet=True,
                 )  # fmt: skip
-                finetune(plan)
                 dice = scored(tuned / "last", tested, out / "scored")
                 rows.append({"images": count, "norm": norm, "seed": seed, "dice": dice})
                 print(f"seed {seed}, {count} images, {norm}: Dice {dice:.2f}", flush=True)

@@ -23,6 +23,7 @@ import numpy as np
 
 from experiments.compared import benchmarked
 from experiments.comparison import decathlon, listed
+from jaxtta import train
 from jaxtta.benchmarks.findings import describe
 from jaxtta.core import InputError, Task
 from jaxtta.data import nifti
@@ -30,12 +31,11 @@ from jaxtta.data.cases import Case
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.methods import METHODS
 from jaxtta.synthetic.acquisition import SHIFTS
-from jaxtta.workflows.train import Training, train
 
 TASK = Task(3, "softmax", ("background", "anterior", "posterior"))
 PREPROCESSING = VolumePreprocessing((44, 56, 40))  # one window covers all but a few of the volumes
 COMPARED = (*METHODS, "tent:learning_rate=1e-3", "grata:learning_rate=1e-3")
-MODEL = {"architecture": "unet", "dimensions": 3, "features": (8, 16, 32), "heads": ("segmentation",)}
+MODEL = {"architecture": "unet", "features": (8, 16, 32), "heads": ()}
 
 
 def shifted(folder: Path, cases: list[Case]) -> list[Path]:
@@ -69,10 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training, held_out = cases[: -options.held_out], cases[-options.held_out :]
     ready = (out / "source").is_dir()
     train(
-        Training(
-            (listed(out / "training.csv", training),), out / "source", TASK, PREPROCESSING, model=MODEL,
-            optimiser="adam", learning_rate=3e-3, epochs=options.epochs, batch=4, seed=options.seed, resume=ready,
-        )
+        images=listed(out / "training.csv", training), out=out / "source", classes=TASK.classes,
+        activation=TASK.activation, names=TASK.names, size=PREPROCESSING.size, **MODEL, optimiser="adam",
+        learning_rate=3e-3, epochs=options.epochs, batch=4, seed=options.seed, resume=ready,
     )  # fmt: skip
     lists = tuple(shifted(out / "volumes", held_out))
     plan = {"sources": {"source": out / "source" / "best"}, "images": lists, "methods": COMPARED}

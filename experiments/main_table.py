@@ -30,19 +30,17 @@ import numpy as np
 from experiments.compared import benchmarked
 from experiments.comparison import listed
 from experiments.tables import printed
+from jaxtta import synthesize, train
 from jaxtta.core import InputError, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.methods import METHODS
-from jaxtta.models.heads import HEADS
 from jaxtta.runs.inputs import find_all
 from jaxtta.runs.results import write_rows
 from jaxtta.synthetic.fundus import CENTRES
-from jaxtta.workflows.synthesize import synthesize
-from jaxtta.workflows.train import Training, train
 
 DOMAINS = ("RIM_ONE_r3", "REFUGE", "ORIGA", "REFUGE_Valid", "Drishti_GS")
-MODEL = {"architecture": "resunet", "depth": 18, "width": 16, "heads": HEADS}
+MODEL = {"architecture": "resunet", "depth": 18, "width": 16}
 TASK, PREPROCESSING = Task(2, "sigmoid", ("disc", "cup")), Preprocessing((128, 128), 3, "fundus")
 TRAINED, TESTED = 1, 1000  # seeds of the synthetic photographs
 
@@ -52,16 +50,16 @@ def synthetic(domain: str, options: argparse.Namespace) -> tuple[Path, list[Case
     out = options.out
     for folder, count, seed in (("train", options.train_count, TRAINED), ("test", options.count, TESTED)):
         if not (out / folder / domain).is_dir():
-            drawn = synthesize(out / "drawing", centres=(domain,), count=count, size=256, seed=seed)[0]
+            drawn = synthesize(out=out / "drawing", centres=(domain,), count=count, size=256, seed=seed)[0]
             (out / folder).mkdir(parents=True, exist_ok=True)
             drawn.rename(out / folder / domain)
             (out / "drawing").rmdir()
     source, images = out / "sources" / domain, out / "train" / domain
-    plan = Training(
-        (images / "images",), source, TASK, PREPROCESSING, masks=(images / "masks",), model=MODEL, optimiser="adam",
-        epochs=options.epochs, augmentation=options.augmentation, resume=(source / "run.json").is_file(),
+    train(
+        images=images / "images", masks=images / "masks", out=source, names=TASK.names, size=PREPROCESSING.size,
+        mask_values="fundus", **MODEL, optimiser="adam", epochs=options.epochs, augmentation=options.augmentation,
+        resume=(source / "run.json").is_file(),
     )  # fmt: skip
-    train(plan)
     test = out / "test" / domain
     return source / "best", find_all([test / "images"], [test / "masks"], PREPROCESSING)
 

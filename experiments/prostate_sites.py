@@ -21,19 +21,17 @@ import numpy as np
 
 from experiments.compared import benchmarked
 from experiments.comparison import listed
+from jaxtta import synthesize, train
 from jaxtta.benchmarks.findings import describe
 from jaxtta.core import InputError, Task
 from jaxtta.data import nifti
 from jaxtta.data.cases import Case
-from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.methods import METHODS
-from jaxtta.workflows.synthesize import synthesize
-from jaxtta.workflows.train import Training, train
 
 TASK = Task(1, "sigmoid", ("prostate",))
 SEGMENTATION = re.compile(r"_segmentation\.nii(\.gz)?$", re.IGNORECASE)
-SMALL = {"architecture": "unet", "features": (8, 16, 32, 64), "heads": ("segmentation",)}
-FULL = {"architecture": "resunet", "heads": ("segmentation",)}
+SMALL = {"architecture": "unet", "features": (8, 16, 32, 64), "heads": ()}
+FULL = {"architecture": "resunet", "heads": ()}
 
 
 def sites(data: Path, out: Path) -> dict[str, list[Case]]:
@@ -63,7 +61,7 @@ def sites(data: Path, out: Path) -> dict[str, list[Case]]:
 def made_up(folder: Path) -> Path:
     """Synthetic volumes of five sites in the layout of the release."""
     if not folder.is_dir():
-        for site in synthesize(folder.with_name("synthetic"), kind="prostate", count=10):
+        for site in synthesize(out=folder.with_name("synthetic"), kind="prostate", count=10):
             (folder / site.name).mkdir(parents=True)
             for image in sorted((site / "images").iterdir()):
                 name = image.name.removesuffix(".nii.gz")
@@ -91,20 +89,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = options.source_site or ("RUNMC" if "RUNMC" in found else min(found))
     if chosen not in found:
         raise InputError(f"--source-site {chosen}: there is no such site; choose one of {', '.join(found)}")
-    size, model = ((96, 96), SMALL) if options.small else ((384, 384), FULL)
+    size, network = ((96, 96), SMALL) if options.small else ((384, 384), FULL)
     train(
-        Training(
-            (listed(out / "training.csv", found[chosen]),),
-            out / "source",
-            TASK,
-            VolumePreprocessing(size, mask_values=(0, 1), intensity="percentile:0,99"),
-            model=model,
-            optimiser="adam",
-            epochs=options.epochs,
-            validation=0.2,
-            seed=options.seed,
-            resume=(out / "source").is_dir(),
-        )
+        images=listed(out / "training.csv", found[chosen]),
+        out=out / "source",
+        classes=TASK.classes,
+        names=TASK.names,
+        size=size,
+        intensity="percentile:0,99",
+        **network,
+        optimiser="adam",
+        epochs=options.epochs,
+        validation=0.2,
+        seed=options.seed,
+        resume=(out / "source").is_dir(),
     )
     lists = tuple(listed(out / f"{site}.csv", cases) for site, cases in found.items() if site != chosen)
     plan = {"sources": {chosen: out / "source" / "best"}, "images": lists, "methods": tuple(options.methods)}

@@ -34,7 +34,7 @@ from scipy import stats as correlation
 from experiments import prostate_sites
 from experiments.comparison import listed
 from experiments.tables import printed
-from jaxtta import checkpoint, run
+from jaxtta import adapt_multi, checkpoint, rank, run, synthesize
 from jaxtta.core import InputError, Task
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
@@ -43,10 +43,7 @@ from jaxtta.runs.results import read_rows, write_rows
 from jaxtta.synthetic.fundus import CENTRES
 from jaxtta.transfer.arms import TOGETHER
 from jaxtta.transfer.lftm import METRICS
-from jaxtta.workflows.adapt_multi import MultiAdaptation, adapt_multi
-from jaxtta.workflows.rank import Ranking, rank
-from jaxtta.workflows.synthesize import synthesize
-from jaxtta.workflows.train import Training, train
+from jaxtta.workflows.train import Training, train_network
 
 POISON = "poison"
 SIZE = 64
@@ -80,7 +77,7 @@ def synthetic(images: int) -> Study:
 
     def lists(seed: int, out: Path) -> dict[str, Path]:
         if not (out / "data").is_dir():
-            synthesize(out / "data", count=images, size=SIZE, seed=seed, quiet=True)
+            synthesize(out=out / "data", count=images, size=SIZE, seed=seed, quiet=True)
         found = {name: out / "data" / name for name in CENTRES}
         cases = {name: find_all([f / "images"], [f / "masks"], preprocessing) for name, f in found.items()}
         return {name: listed(out / "data" / f"{name}.csv", own) for name, own in cases.items()}
@@ -107,9 +104,10 @@ def trained(study: Study, lists: dict[str, Path], out: Path, *, seed: int, epoch
     sources = {}
     for number, (site, cases) in enumerate(lists.items()):
         folder = out / "sources" / site
-        train(
+        train_network(
             Training(
-                (cases,), folder, study.task, study.preprocessing, model=study.model, optimiser="adam",
+                images=cases, out=folder, task=study.task, preprocessing=study.preprocessing, model=study.model,
+                optimiser="adam",
                 learning_rate=study.learning_rate, epochs=epochs, validation=0.0, seed=len(lists) * seed + number,
                 quiet=True, resume=folder.is_dir(),
             )
@@ -125,17 +123,16 @@ def trained(study: Study, lists: dict[str, Path], out: Path, *, seed: int, epoch
 
 def met(out: Path, sources: Sequence[Path], target: Path, *, metric: str, epochs: int, seed: int) -> dict[str, Any]:
     """All arms for one target; the record of adapt-multi."""
-    plan = MultiAdaptation(
-        tuple(sources), (target,), out, all=True, metric=metric, epochs=epochs, seed=seed, overlays=False, quiet=True,
-        resume=out.is_dir(),
+    return adapt_multi(
+        sources=sources, images=target, out=out, all=True, metric=metric, epochs=epochs, seed=seed, overlays=False,
+        quiet=True, resume=out.is_dir(),
     )  # fmt: skip
-    return adapt_multi(plan)
 
 
 def ranked(out: Path, sources: Sequence[Path], target: Path, metric: str) -> list[dict[str, Any]]:
     """Metric and true Dice in percent of each (image, source) pair."""
     if not (out / "ranking.csv").is_file():
-        rank(Ranking(tuple(sources), (target,), out, metric, overwrite=out.is_dir(), quiet=True))
+        rank(sources=sources, images=target, out=out, by=metric, overwrite=out.is_dir(), quiet=True)
     return read_rows(out / "images.csv")
 
 

@@ -16,14 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtta.errors import InputError as InputError
+
 Array = jax.Array
 Key = jax.Array
 Tree = Any
 Select = Callable[[tuple[str, ...]], bool]
-
-
-class InputError(ValueError):
-    """Bad input from a person: one line saying what came, what was expected and what to do."""
 
 
 class Moments(NamedTuple):

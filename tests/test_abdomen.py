@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from jaxtta import synthesize
 from jaxtta.core import InputError
 from jaxtta.data import nifti
 from jaxtta.synthetic.abdomen import CENTRES, LABELS, Centre, abdomen
 from jaxtta.synthetic.phantoms import Phantom
-from jaxtta.workflows.synthesize import synthesize
 
 COUNT = 4
 LIVER, SPLEEN, KIDNEYS, AORTA = range(1, 5)
@@ -139,7 +139,7 @@ def test_anatomy_does_not_depend_on_the_size(name):
 
 @every_centre
 def test_what_is_read_is_what_was_drawn(name, tmp_path):
-    (folder,) = synthesize(tmp_path / "out", kind="abdomen", centres=(name,), count=1, size=40, seed=3, quiet=True)
+    (folder,) = synthesize(out=tmp_path / "out", kind="abdomen", centres=(name,), count=1, size=40, seed=3, quiet=True)
     drawn, volume = abdomen(CENTRES[name], seed=3, index=0, size=40), nifti.read_volume(folder / "images/0000.nii.gz")
     np.testing.assert_array_equal(volume.array[..., 0], drawn.array)
     assert volume.array.dtype == np.int16 and (volume.slope, volume.intercept) == (1, 0)

@@ -8,15 +8,15 @@ from folders import SIZE, dataset, pixels, record, same_pictures, source_model, 
 from scans import load_canonical, scans, volume_model
 from toys import random_source
 
-from jaxtta import checkpoint, run, stats
+from jaxtta import adapt, checkpoint, run, stats
 from jaxtta.core import InputError, Task
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.models import build
+from jaxtta.plans import MultiAdaptation
 from jaxtta.runs import writing
 from jaxtta.transfer import arms
 from jaxtta.transfer.lftm import METRICS
-from jaxtta.workflows.adapt import Adaptation, adapt
-from jaxtta.workflows.adapt_multi import MultiAdaptation, adapt_multi, arm_names, describe
+from jaxtta.workflows.adapt_multi import adapt_multi, arm_names, describe
 
 pytest_plugins = ("command_line",)
 pytestmark = pytest.mark.usefixtures("as_a_user")
@@ -44,7 +44,7 @@ def plan(place, out, *, models="models", data=("north",), scored=True, **keyword
     images = tuple(place / name / "images" for name in data)
     masks = tuple(place / name / "masks" for name in data) if scored else ()
     fast = {"epochs": 2, "batch": 2, "overlays": False, "quiet": True}
-    return MultiAdaptation(sources, images, out, masks, **{**fast, **keywords})
+    return MultiAdaptation(sources=sources, images=images, out=out, masks=masks, **{**fast, **keywords})
 
 
 def numbers(rows, prefix):
@@ -83,8 +83,8 @@ def test_the_main_network_is_a_source_model_as_any_other(place, tmp_path):
     said = adapt_multi(plan(place, out, arm=("tgma_main",)))
     trained = checkpoint.load(out / "models" / "main")
     assert trained.manifest["provenance"]["from"] == said["main"]
-    adapt(Adaptation(out / "models" / "main", (place / "north" / "images",), tmp_path / "again", method="source",
-                     overlays=False, quiet=True))  # fmt: skip
+    adapt(source=out / "models" / "main", images=place / "north" / "images", out=tmp_path / "again", method="source",
+          overlays=False, quiet=True)  # fmt: skip
     assert same_pictures(out, tmp_path / "again") == 3
 
 
@@ -117,7 +117,7 @@ def test_arms_are_what_their_names_say(place, tmp_path):
     assert said["arms"] == list(asked) and not (out / "models").exists()
     source = place / "models" / "b" / "best"
     images = (place / "north" / "images",)
-    adapt(Adaptation(source, images, tmp_path / "b", method="source", overlays=False, quiet=True))
+    adapt(source=source, images=images, out=tmp_path / "b", method="source", overlays=False, quiet=True)
     assert same_pictures(out / "arms" / "source_b", tmp_path / "b") == 3
 
     loaded = [checkpoint.load(place / "models" / name / "best") for name in NAMES]
@@ -164,8 +164,8 @@ def test_domains_have_folders_and_are_one_target(place, tmp_path):
 def test_volumes_lie_where_they_lay(place, tmp_path, models):
     out = tmp_path / "out"
     said = adapt_multi(plan(place, out, models=models, data=("scans",), arm=("tgma", "source_a"), overlays=True))
-    adapt(Adaptation(place / models / "a", (place / "scans" / "images",), tmp_path / "a", method="source",
-                     overlays=False, quiet=True))  # fmt: skip
+    adapt(source=place / models / "a", images=place / "scans" / "images", out=tmp_path / "a", method="source",
+          overlays=False, quiet=True)  # fmt: skip
     for name in ("0", "1"):
         image, mask = (load_canonical(root / f"{name}.nii.gz") for root in (place / "scans" / "images", out / "masks"))
         assert mask.shape == image.shape and (out / "overlays" / f"{name}.png").is_file()

@@ -9,10 +9,10 @@ from folders import dataset, record, refused, source_model, succeeded, table
 
 from jaxtta import stats
 from jaxtta.benchmarks import cells
-from jaxtta.benchmarks.plan import Benchmark
 from jaxtta.benchmarks.protocols import PROTOCOLS
 from jaxtta.core import Method, Output, bind
 from jaxtta.methods import METHODS
+from jaxtta.plans import Benchmark
 from jaxtta.workflows.benchmark import benchmark
 
 pytest_plugins = ("command_line",)
@@ -180,10 +180,10 @@ def test_several_sources_and_methods_that_refuse_some(command, place, tmp_path):
     assert not (tmp_path / "out").exists() and said.err.count("alpha_bn") >= 1
     registry = {name: METHODS[name] for name in ("source", "alpha_bn", "tent")}
     plan = Benchmark(
-        {"plain": place / "plain", "mine": place / "other", "instance": place / "instance"},
-        (place / "north" / "images",),
-        tmp_path / "out",
-        (place / "north" / "masks",),
+        sources={"plain": place / "plain", "mine": place / "other", "instance": place / "instance"},
+        images=place / "north" / "images",
+        out=tmp_path / "out",
+        masks=place / "north" / "masks",
         quiet=True,
     )
     said = benchmark(plan, registry=registry)

@@ -18,6 +18,8 @@ TEXTS = [ROOT / "README.md", *FILES.values(), *SCRIPTS, *sorted((ROOT / "experim
 
 # Who may import whom: a module imports from layers before its own, and from its own package.
 LAYERS = (
+    {"errors"},
+    {"plans"},
     {"core"},
     {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "data", "synthetic"},
     {"losses", "objectives", "models"},
@@ -26,7 +28,6 @@ LAYERS = (
     {"runs"},
     {"transfer", "encoders", "benchmarks"},
     {"workflows"},
-    {"commands"},
     {"cli"},
     {"__main__"},
 )
@@ -44,7 +45,7 @@ DEVICE_FILES = {
     "models/__init__.py": {"jit"},  # `init` alone: traced once, its forward pass is never run
     "distributed.py": {"jit"},  # the word that all processes agree on
 }
-PRINTING = ("workflows/", "commands/", "cli.py")
+PRINTING = ("workflows/", "cli.py")
 # What runs, is run or is written may stand before the data it is given; an index belongs to its key.
 BEFORE_SOURCE = {"self", "method", "model", "path", "index"}
 # The published methods say where; this one is no method.

@@ -82,7 +82,7 @@ def test_streams_run_under_every_protocol(as_a_user, place, tmp_path):
 
 
 def test_the_main_table_trains_a_source_on_each_domain_and_leaves_it_out(as_a_user, tmp_path, monkeypatch):
-    monkeypatch.setattr(main_table, "MODEL", {"architecture": "unet", "features": (4, 8)})
+    monkeypatch.setattr(main_table, "MODEL", {"architecture": "unet", "features": (4, 8), "heads": ()})
     monkeypatch.setattr(main_table, "PREPROCESSING", main_table.Preprocessing((32, 32), 3, "fundus"))
     call = ["--out", str(tmp_path), "--domains", "alder", "elm", "--train-count", "4", "--count", "2", "--epochs", "1"]
     main_table.main([*call, "--methods", "batch_statistics"])

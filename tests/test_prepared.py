@@ -127,7 +127,8 @@ def test_draws_depend_on_seed_epoch_and_place_alone(tmp_path, cases):
     items = [(case, block) for case in ours for block in case.items(preprocessing.size)]
 
     def batches(seed, epoch, batch=4):
-        plan = Training((), tmp_path, TASK, preprocessing, batch=batch, seed=seed)
+        unused = {"images": (), "model": {}, "epochs": 1, "validation": 0.0}
+        plan = Training(out=tmp_path, task=TASK, preprocessing=preprocessing, batch=batch, seed=seed, **unused)
         return list(fitting.batches(plan, items, epoch, -(-len(items) // batch)))
 
     first, again = batches(1, 5), batches(1, 5)

@@ -5,11 +5,12 @@ import gzip
 import numpy as np
 import pytest
 
+from jaxtta import synthesize
 from jaxtta.core import InputError
 from jaxtta.data import nifti
 from jaxtta.synthetic import abdomen
 from jaxtta.synthetic.phantoms import SITES, phantom
-from jaxtta.workflows.synthesize import KINDS, synthesize
+from jaxtta.workflows.synthesize import KINDS
 
 SIZE = 40
 
@@ -17,7 +18,7 @@ SIZE = 40
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     out = tmp_path_factory.mktemp("volumes") / "out"
-    return dict(zip(SITES, synthesize(out, kind="prostate", count=2, size=SIZE, seed=4, quiet=True)))
+    return dict(zip(SITES, synthesize(out=out, kind="prostate", count=2, size=SIZE, seed=4, quiet=True)))
 
 
 def test_the_files_of_every_site(folders):
@@ -75,10 +76,11 @@ def test_stored_voxels_are_where_the_affine_says(folders, name):
 
 
 def test_the_same_seed_writes_the_same_bytes(folders, tmp_path):
-    (folder,) = synthesize(tmp_path, kind="prostate", centres=("loire",), count=1, size=SIZE, seed=4, quiet=True)
+    (folder,) = synthesize(out=tmp_path, kind="prostate", centres=("loire",), count=1, size=SIZE, seed=4, quiet=True)
     for kind in ("images", "masks"):
         assert (folder / kind / "0000.nii.gz").read_bytes() == (folders["loire"] / kind / "0000.nii.gz").read_bytes()
-    (other,) = synthesize(tmp_path / "b", kind="prostate", centres=("loire",), count=1, size=SIZE, seed=5, quiet=True)
+    same = {"kind": "prostate", "centres": ("loire",), "count": 1, "size": SIZE, "quiet": True}
+    (other,) = synthesize(out=tmp_path / "b", **same, seed=5)
     assert (folder / "images" / "0000.nii.gz").read_bytes() != (other / "images" / "0000.nii.gz").read_bytes()
 
 
@@ -86,11 +88,11 @@ def test_the_defaults_of_each_kind(tmp_path):
     assert list(KINDS) == ["fundus", "prostate", "abdomen"]
     assert KINDS["fundus"].centres[0] == "alder" and KINDS["prostate"].centres == tuple(SITES)
     assert KINDS["abdomen"].centres == tuple(abdomen.CENTRES)
-    (folder,) = synthesize(tmp_path / "scans", kind="abdomen", centres=("marsh",), count=1, quiet=True)
+    (folder,) = synthesize(out=tmp_path / "scans", kind="abdomen", centres=("marsh",), count=1, quiet=True)
     assert nifti.read_geometry(folder / "images" / "0000.nii.gz").shape == (18, 96, 96)
-    (folder,) = synthesize(tmp_path / "volumes", kind="prostate", centres=("elbe",), count=1, quiet=True)
+    (folder,) = synthesize(out=tmp_path / "volumes", kind="prostate", centres=("elbe",), count=1, quiet=True)
     assert nifti.read_geometry(folder / "images" / "0000.nii.gz").shape == (20, 96, 96)
-    (folder,) = synthesize(tmp_path / "photos", centres=("elm",), count=1, quiet=True)
+    (folder,) = synthesize(out=tmp_path / "photos", centres=("elm",), count=1, quiet=True)
     assert [path.name for path in sorted(folder.rglob("*.*"))] == ["0000.png", "0000.png"]
 
 
@@ -107,7 +109,7 @@ def test_the_defaults_of_each_kind(tmp_path):
 )
 def test_what_cannot_be_drawn(tmp_path, wrong, words):
     with pytest.raises(InputError, match=words):
-        synthesize(tmp_path / "out", **({"kind": "prostate", "quiet": True} | wrong))
+        synthesize(out=tmp_path / "out", **({"kind": "prostate", "quiet": True} | wrong))
     assert not (tmp_path / "out").exists()
 
 

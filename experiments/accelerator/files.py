@@ -9,11 +9,9 @@ from experiments.accelerator.measuring import precisions
 from experiments.accelerator.record import Record
 from experiments.accelerator.settings import Settings
 from experiments.timing import subject
-from jaxtta import checkpoint
+from jaxtta import adapt, checkpoint, synthesize
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.synthetic.fundus import CENTRES
-from jaxtta.workflows.adapt import Adaptation, adapt
-from jaxtta.workflows.synthesize import synthesize
 
 SECONDS = 15.0  # that the streaming part of a run should last
 
@@ -32,7 +30,7 @@ def run(record: Record, settings: Settings) -> None:
         checkpoint.save(folder / "model", made.model, made.source, made.task, preprocessing, provenance=weights)
         few = min(settings.files, 8)
         centre = tuple(CENTRES)[:1]
-        synthesize(folder / "photos", centres=centre, count=few, size=settings.size, quiet=True)
+        synthesize(out=folder / "photos", centres=centre, count=few, size=settings.size, quiet=True)
         photos = sorted((folder / "photos").rglob("images/*.png"))
         count = few
         most = max(n for group in settings.streams for n in group)
@@ -45,7 +43,7 @@ def run(record: Record, settings: Settings) -> None:
                 shutil.copy(photos[number % few], domain / f"{number}.png")
             plan = {"streams": n, "devices": 1, "precision": precision, "quiet": True}
             began = time.perf_counter()
-            said = adapt(Adaptation(folder / "model", tuple(domains), folder / f"out-{n}-{precision}", **plan))
+            said = adapt(source=folder / "model", images=domains, out=folder / f"out-{n}-{precision}", **plan)
             whole, streaming = time.perf_counter() - began, said["seconds"] - said["compile_seconds"]
             row = {"streams": n, "precision": precision, "images": images, "images/s": images / streaming}
             row |= {"streaming s": streaming, "compile s": said["compile_seconds"], "whole s": whole}

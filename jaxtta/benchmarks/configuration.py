@@ -1,21 +1,20 @@
-"""A benchmark from a small TOML file, from flags, or from both: a flag replaces what the file says."""
+"""A benchmark from a small TOML file, and from what is given beside it, which replaces what the file says."""
 
+import dataclasses
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtta.benchmarks.plan import Benchmark
-from jaxtta.benchmarks.protocols import PROTOCOLS, Protocol
-from jaxtta.core import InputError
+from jaxtta.errors import InputError
+from jaxtta.plans.benchmarks import PROTOCOLS, Benchmark, Protocol
 
 
-def planned(given: Mapping[str, Any], *, file: Path | None) -> Benchmark:
-    """The benchmark of a file and flags.
+def configured(given: Mapping[str, Any], *, file: Path | None) -> Benchmark:
+    """The benchmark of a file and of what is given beside it.
 
     Args:
-        given: the flags that were given, by the names of `Benchmark`'s fields; `sources` as `LABEL=PATH` or `PATH`,
-            `protocols` as names, `orders` as `A,B,C` or one number of orders to draw.
+        given: by the names of `Benchmark`'s fields.
         file: a TOML file with the same names; its paths are relative to its own folder.
 
     Raises:
@@ -24,25 +23,45 @@ def planned(given: Mapping[str, Any], *, file: Path | None) -> Benchmark:
     values = {} if file is None else _read(file)
     own = values.pop("own_protocols", {})
     values |= given
+    names = values.pop("protocols", list(own))
+    if names:
+        values["protocols"] = names if isinstance(names, dict) else chosen_protocols(names, PROTOCOLS | own)
+    return resolved(Benchmark(**values), where="" if file is None else f", or {{}} in {file}")
+
+
+def resolved(plan: Benchmark, *, where: str = "") -> Benchmark:
+    """A plan whose sources have labels, and whose protocols are looked up.
+
+    Raises:
+        InputError: something is missing, or an unknown protocol.
+    """
+    if plan.file is not None or plan.demo:
+        raise InputError("a plan does not read a file or draw a demo; give both to jaxtta.benchmark by their names")
     for name in ("sources", "images", "out"):
-        if name not in values:
-            where = "--" + name if file is None else f"--{name}, or {name} in {file}"
-            raise InputError(f"a benchmark needs {name}; give {where}")
-    if isinstance(values["sources"], list):
-        values["sources"] = _labelled(values["sources"])
-    known = PROTOCOLS | own
-    unknown = [name for name in values.get("protocols", own) if name not in known]
+        if not getattr(plan, name):
+            raise InputError(f"a benchmark needs {name}; give `{name}`{where.format(name)}")
+    sources, protocols = plan.sources, plan.protocols
+    sources = sources if isinstance(sources, dict) else _labelled(sources)
+    protocols = protocols if isinstance(protocols, dict) else chosen_protocols(protocols, PROTOCOLS)
+    return dataclasses.replace(plan, sources=sources, protocols=protocols)
+
+
+def chosen_protocols(names: Sequence[str], known: Mapping[str, Protocol]) -> dict[str, Protocol]:
+    """The protocols of these names.
+
+    Raises:
+        InputError: an unknown one.
+    """
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(f"no protocol is called {', '.join(unknown)}; choose from {', '.join(known)}")
-    if names := values.pop("protocols", list(own)):
-        values["protocols"] = {name: known[name] for name in names}
-    return Benchmark(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    return {name: known[name] for name in names}
 
 
-def _labelled(texts: list[str]) -> dict[str, Path]:
+def _labelled(texts: Sequence[str]) -> dict[str, Path]:
     """Sources by their labels; without one, the name of the folder that a `best` or `last` lies in."""
     sources: dict[str, Path] = {}
-    for text in texts:
+    for text in map(str, texts):
         label, equals, path = text.partition("=")
         path = Path(path if equals else text)
         label = label if equals else (path.parent.name if path.name in ("best", "last") else path.name)

@@ -9,59 +9,16 @@ import numpy as np
 
 from jaxtta import checkpoint, plots
 from jaxtta.benchmarks.cells import Cell, file_name
-from jaxtta.benchmarks.protocols import PROTOCOLS, Protocol, drawn_orders, streams
+from jaxtta.benchmarks.configuration import resolved
+from jaxtta.benchmarks.protocols import drawn_orders, streams
 from jaxtta.core import InputError, Method
 from jaxtta.data.cases import Case
 from jaxtta.data.prefetch import prefetch
 from jaxtta.models.precision import with_precision
+from jaxtta.plans import Benchmark, words
 from jaxtta.runs import inputs, options, output
 
 NOTHING = "source"  # the method that adapts nothing, which the others are compared with
-
-
-@dataclasses.dataclass(frozen=True)
-class Benchmark:
-    """What to compare on what.
-
-    Attributes:
-        sources: checkpoints by their labels.
-        images: folders or CSV lists; each is a domain.
-        out: folder to write.
-        masks: a folder of masks for each of `images`; not needed when lists name the masks.
-        root: what a list's paths are relative to.
-        methods: each a name, or `name:key=value,...`; all there are when empty. `source` is always among them.
-        protocols: by their names.
-        orders: of the domains, each all of their names; or how many: as they are given, and others drawn at random.
-        seeds: of the methods' keys and of mixed images.
-        against: the method that the others are paired with for the test.
-        batch: slices or windows of a volume in an update, as of `adapt`.
-        streams: how many to adapt side by side.
-        devices: how many devices to split them over; as many as are of use when None.
-        precision: of the products, see `jaxtta.models.precision`.
-        skip_bad: leave bad files out instead of stopping.
-        overwrite: replace the benchmark in `out`.
-        resume: go on with the benchmark in `out`, or add methods and seeds to it.
-        quiet: no progress bar.
-    """
-
-    sources: dict[str, Path]
-    images: tuple[Path, ...]
-    out: Path
-    masks: tuple[Path, ...] = ()
-    root: Path | None = None
-    methods: tuple[str, ...] = ()
-    protocols: dict[str, Protocol] = dataclasses.field(default_factory=lambda: {"reset": PROTOCOLS["reset"]})
-    orders: tuple[tuple[str, ...], ...] | int = 1
-    seeds: tuple[int, ...] = (0,)
-    against: str = NOTHING
-    batch: int | None = None
-    streams: int = 1
-    devices: int | None = None
-    precision: str = "float32"
-    skip_bad: bool = False
-    overwrite: bool = False
-    resume: bool = False
-    quiet: bool = False
 
 
 class Ready(NamedTuple):
@@ -115,6 +72,7 @@ def ready(plan: Benchmark, registry: Mapping[str, Callable[..., Method]]) -> Rea
     Raises:
         InputError: anything wrong with the input.
     """
+    plan = resolved(plan)
     out = Path(plan.out)
     plots.require_matplotlib()
     before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
@@ -135,7 +93,7 @@ def ready(plan: Benchmark, registry: Mapping[str, Callable[..., Method]]) -> Rea
     plan = dataclasses.replace(plan, batch=inputs.batch_for(plan.batch, first.preprocessing), methods=labels)
     cases = inputs.find_all(list(plan.images), list(plan.masks), first.preprocessing, root=plan.root)
     if cases[0].mask is None:
-        raise InputError(f"{cases[0].image} has no mask, and methods are compared by their scores; give --masks")
+        raise InputError(f"{cases[0].image} has no mask, and methods are compared by their scores; give `masks`")
     domains = list(dict.fromkeys(case.domain for case in cases))
     orders = drawn_orders(domains, plan.orders) if isinstance(plan.orders, int) else plan.orders
     wrong = next((order for order in orders if sorted(order) != sorted(domains)), None)
@@ -171,8 +129,8 @@ def _factory(label: str, registry: Mapping[str, Callable[..., Method]]) -> Calla
     """The factory of `name` or `name:key=value,...`."""
     name, colon, settings = label.partition(":")
     try:
-        return options.method_of(name, options.parse_settings(settings.split(",") if colon else []), registry=registry)
-    except InputError as error:
+        return options.method_of(name, words.settings(settings.split(",") if colon else []), registry=registry)
+    except ValueError as error:
         raise InputError(f"method {label}: {error}") from error
 
 

@@ -4,62 +4,14 @@ A protocol turns the images of several domains into streams. A stream is what li
 its number, which a method's randomness depends on, follows from what it holds and not from the order it is run in.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxtta.core import InputError
 from jaxtta.data.cases import Case
+from jaxtta.plans.benchmarks import PROTOCOLS, Protocol
 
-RESETS = ("domain", "image", "never")
-IMAGES = ("listed", "by_size", "mixed")
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How images come.
-
-    Attributes:
-        reset: when the state starts from the source again: at each `"domain"`, at each `"image"`, or `"never"`.
-        rounds: how often a stream passes over its images, at least 1.
-        images: their order: as `"listed"`, domain after domain; `"by_size"`, those of a domain by the share of the
-            picture that is structure, the smallest first; or `"mixed"`, drawn at random from all domains.
-
-    Raises:
-        InputError: a value that makes no sense.
-    """
-
-    reset: str = "domain"
-    rounds: int = 1
-    images: str = "listed"
-
-    def __post_init__(self):
-        for name, value, choices in (("reset", self.reset, RESETS), ("images", self.images, IMAGES)):
-            if value not in choices:
-                raise InputError(f"a protocol's {name} is {value!r}; choose one of {', '.join(choices)}")
-        if not isinstance(self.rounds, int) or self.rounds < 1:
-            raise InputError(f"a protocol's rounds are {self.rounds!r}; expected a whole number from 1 on")
-        if self.images == "mixed" and self.reset != "never":
-            raise InputError(
-                f"a protocol with mixed images has no domains to reset at: reset {self.reset!r}, not never"
-            )
-
-    @property
-    def ordered(self) -> bool:
-        """Whether the order of the domains matters."""
-        return self.reset == "never"
-
-
-# As published: reset by GraTa, continual by VPTTA, rounds by CoTTA.
-PROTOCOLS = {
-    "reset": Protocol(),
-    "continual": Protocol("never"),
-    "rounds": Protocol("never", rounds=3),
-    "mixed": Protocol("never", images="mixed"),
-    "episodic": Protocol("image"),
-    "label_shift": Protocol(images="by_size"),
-}
+__all__ = ["PROTOCOLS", "Protocol", "drawn_orders", "streams"]
 
 
 def streams(

@@ -1,4 +1,4 @@
-"""Methods from words: `--method grata --set rate=linear --set optimiser=sgd` becomes a method."""
+"""Methods from words: grata with rate=linear and optimiser=sgd becomes a method."""
 
 import inspect
 import re
@@ -9,9 +9,9 @@ import optax
 from jaxtta.core import InputError, Method, Select, Task, everything, matching, norm_affine
 from jaxtta.methods import METHODS
 from jaxtta.models import Model
+from jaxtta.plans.methods import LEARNING_RATE
 from jaxtta.wrappers import episodic, guarded, predicting_before, repeat
 
-LEARNING_RATE = 1e-4
 OPTIMISERS = {
     "adam": lambda rate: optax.adam(rate, 0.9, 0.999),
     "sgd": lambda rate: optax.sgd(rate, 0.99, nesterov=True),
@@ -20,25 +20,8 @@ OPTIMISERS = {
 SELECTIONS = {"norm_affine": norm_affine, "everything": everything}
 
 
-def parse_settings(pairs: list[str]) -> dict[str, str]:
-    """`["key=value", ...]` as a dictionary.
-
-    Raises:
-        InputError: a pair without `=`, or a key given twice.
-    """
-    settings: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key or not value:
-            raise InputError(f"--set {pair}: expected key=value, as in --set learning_rate=1e-3")
-        if key in settings:
-            raise InputError(f"--set {key} is given twice; give it once")
-        settings[key] = value
-    return settings
-
-
 def method_options(name: str, *, registry: Mapping[str, Callable[..., Method]] = METHODS) -> list[str]:
-    """The keys that `--set` takes for a method.
+    """The keys of the settings that a method takes.
 
     Raises:
         InputError: an unknown method.

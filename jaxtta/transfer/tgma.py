@@ -22,8 +22,8 @@ from jaxtta import stats
 from jaxtta.core import Array, InputError, Key, Learner, Source, Task, Tree, copy
 from jaxtta.losses import soft_dice
 from jaxtta.models import Model
+from jaxtta.plans import MultiAdaptation
 
-LEARNING_RATE = 1e-3
 TIE = 1e-6  # two shares of the vote that differ by less are equal: sums of the same weights round differently
 LEAST = 1e-6  # the smallest share a source starts with: the logarithm of none is not finite
 
@@ -140,7 +140,7 @@ def tgma_learner(
         A learner over batches `{"image": [batch, *space, channels], "labels": [batch, *space]}`; info holds `loss` and
         `main_weight`, W of the main network. `init` draws nothing and looks at no batch.
     """
-    optimiser = optax.adam(LEARNING_RATE) if optimiser is None else optimiser
+    optimiser = optax.adam(MultiAdaptation.learning_rate) if optimiser is None else optimiser
     policy = stats.running()
 
     def init(key: Key, batch: Tree) -> MixtureState:

@@ -10,65 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxtta import checkpoint, run
+from jaxtta import checkpoint, distributed, run
 from jaxtta.core import InputError
 from jaxtta.data.cases import Case
 from jaxtta.distributed import together
 from jaxtta.models.precision import with_precision
+from jaxtta.plans import Adaptation
 from jaxtta.runs import inputs, options, output, results
 from jaxtta.runs.serving import Share, serve
-
-
-@dataclasses.dataclass(frozen=True)
-class Adaptation:
-    """What to adapt to what.
-
-    Attributes:
-        source: checkpoint of the source model.
-        images: folders or CSV lists; each is a domain.
-        out: folder to write.
-        method: name in `METHODS`.
-        masks: a folder of masks for each of `images`, for scores.
-        root: what a list's paths are relative to.
-        settings: the method's options as text.
-        episodic: start every image from the source.
-        repeat: updates per image.
-        batch: slices or windows of a volume in an update; when None 8 slices, 1 window, and 1 for pictures.
-        reset: at what the state starts from the source again: each `"volume"` (or picture), `"patient"`, `"site"` (that
-            is, domain), or `"never"`. What lies between two starts is a stream.
-        streams: how many to adapt side by side.
-        devices: how many devices to split them over; as many as are of use when None.
-        precision: of the products, see `jaxtta.models.precision`.
-        seed: of the keys.
-        probabilities: write probability maps too.
-        overlays: write contour overlays.
-        skip_bad: leave bad files out instead of stopping.
-        overwrite: replace the run in `out`.
-        resume: go on with the run in `out`.
-        quiet: no progress bar.
-    """
-
-    source: Path
-    images: tuple[Path, ...]
-    out: Path
-    method: str = "grata"
-    masks: tuple[Path, ...] = ()
-    root: Path | None = None
-    settings: dict[str, str] = dataclasses.field(default_factory=dict)
-    episodic: bool = False
-    repeat: int = 1
-    batch: int | None = None
-    reset: str = "site"
-    streams: int = 1
-    devices: int | None = None
-    precision: str = "float32"
-    seed: int = 0
-    probabilities: bool = False
-    overlays: bool = True
-    skip_bad: bool = False
-    overwrite: bool = False
-    resume: bool = False
-    quiet: bool = False
 
 
 def adapt(plan: Adaptation) -> dict[str, Any]:
@@ -80,6 +29,8 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
+    _join(plan)
+    plan = dataclasses.replace(plan, quiet=plan.quiet or not distributed.speaks())
     out = Path(plan.out)
     ready = together(lambda: _ready(plan))
     plan, share, loaded, streams, checked = ready.plan, ready.share, ready.loaded, ready.streams, ready.checked
@@ -114,6 +65,16 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
         (out / share.file(results.TABLE)).unlink()
     shutil.rmtree(out / share.file("resume"), ignore_errors=True)
     return record
+
+
+def _join(plan: Adaptation) -> None:
+    """The compilation cache and the other processes, before anything else of JAX."""
+    if plan.compilation_cache is not None:
+        run.use_compilation_cache(plan.compilation_cache)
+    if plan.coordinator is None and (plan.processes, plan.process) != (None, None):
+        raise InputError("`processes` and `process` go with `coordinator`, HOST:PORT; give all three")
+    if plan.distributed or plan.coordinator is not None:
+        distributed.join(plan.coordinator, processes=plan.processes, process=plan.process)
 
 
 RESETS = {
@@ -207,7 +168,7 @@ def _streams(cases: list[Case], reset: str) -> list[list[Case]]:
         raise InputError(f"reset is {reset!r}; choose one of {', '.join(RESETS)}")
     unknown = next((case for case in cases if not case.patient), None)
     if reset == "patient" and unknown is not None:
-        raise InputError(f"{unknown.image}: no patient is named; --reset patient needs a list with the column patient")
+        raise InputError(f"{unknown.image}: no patient is named; `reset` patient needs a list with the column patient")
     streams: dict[Any, list[Case]] = {}
     for case in cases:
         streams.setdefault(RESETS[reset](case), []).append(case)

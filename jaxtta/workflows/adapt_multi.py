@@ -1,6 +1,5 @@
 """`jaxtta adapt-multi`: several source models meet unlabelled images; segmentations by one arm or by each come out."""
 
-import dataclasses
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
 from jaxtta.data.prefetch import prefetch
 from jaxtta.data.sample import Assembly
+from jaxtta.plans import MultiAdaptation
 from jaxtta.runs import fitting, inputs, output, results, writing
 from jaxtta.transfer import arms, tgma
 from jaxtta.transfer.arms import TOGETHER, TRAINED, VOTES, Arm, Observed
@@ -26,52 +26,6 @@ from jaxtta.transfer.target import Target, observe
 
 ITM, SOURCES, ARMS, TRAINING = "itm.csv", "sources.csv", "arms.csv", "training.csv"
 ARRAYS, PAIR, ALONE = "prepared", "pair", "source_"  # the arrays are removed at the end
-
-
-@dataclasses.dataclass(frozen=True)
-class MultiAdaptation:
-    """Which sources to make into what, for which images. All images together are one target, whatever their domains.
-
-    Attributes:
-        sources: checkpoints of source models, two or more, of one task and one preprocessing.
-        images: folders or CSV lists; each is a domain.
-        out: folder to write.
-        masks: a folder of masks for each of `images`, for scores; they adapt nothing.
-        root: what a list's paths are relative to.
-        arm: what to make of the sources, see `arm_names`; the first is the result, whose masks lie in `out`, those of
-            others in `out/arms/`.
-        all: run every arm.
-        metric: of transferability, a name in `METRICS`.
-        epochs: passes over the images in training the pair of TGMA.
-        batch: images, slices or windows a step of it.
-        learning_rate: of its Adam.
-        seed: of order, augmentation and the pixels that weights are learned from.
-        probabilities: write probability maps too.
-        overlays: write contour overlays.
-        skip_bad: leave bad files out instead of stopping.
-        overwrite: replace the run in `out`.
-        resume: go on with the run in `out`.
-        quiet: no progress bar.
-    """
-
-    sources: tuple[Path, ...]
-    images: tuple[Path, ...]
-    out: Path
-    masks: tuple[Path, ...] = ()
-    root: Path | None = None
-    arm: tuple[str, ...] = ("tgma",)
-    all: bool = False
-    metric: str = "discounted_lftm"
-    epochs: int = 200
-    batch: int = 6
-    learning_rate: float = tgma.LEARNING_RATE
-    seed: int = 0
-    probabilities: bool = False
-    overlays: bool = True
-    skip_bad: bool = False
-    overwrite: bool = False
-    resume: bool = False
-    quiet: bool = False
 
 
 def arm_names(sources: Sequence[str]) -> list[str]:

@@ -61,7 +61,7 @@ def affine_ranking(
         state = init(jax.random.key(plan.seed), source)
         state, losses = fitting.run_epoch(state, items, 0, plan=training, step=_from(source, step))
         if not np.isfinite(losses["loss"]):
-            raise InputError(f"{name}: the loss is not finite; rank with a lower --learning-rate")
+            raise InputError(f"{name}: the loss is not finite; rank with a lower `learning_rate`")
         known = {part: state.params[part] for part in source.params}  # all, or those of an encoder
         scored = jax.device_get(score(known, source.params))
         widths.append({layer: int(channels) for layer, channels in scored.channels.items()})

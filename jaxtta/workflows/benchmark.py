@@ -10,15 +10,29 @@ from tqdm import tqdm
 
 from jaxtta import checkpoint, run
 from jaxtta.benchmarks.cells import Cell, Subject, compile_cost, file_name, run_cell, step_cost
+from jaxtta.benchmarks.configuration import configured
 from jaxtta.benchmarks.findings import write_report
 from jaxtta.benchmarks.gallery import Gallery
-from jaxtta.benchmarks.plan import NOTHING, Benchmark, Ready, ready
+from jaxtta.benchmarks.plan import NOTHING, Ready, ready
 from jaxtta.core import InputError, Method
 from jaxtta.methods import METHODS
+from jaxtta.plans import Benchmark
 from jaxtta.runs import output, results
+from jaxtta.workflows.benchmark_demo import drawn
 from jaxtta.wrappers import guarded
 
 RESULTS, COSTS = "results.csv", "costs.csv"
+
+
+def planned(file: Path | None = None, *, demo: bool = False, **given: Any) -> Benchmark:
+    """The plan of a file or of the demo, and of the fields that are given beside it.
+
+    Raises:
+        InputError: an entry that is unknown, missing or of another kind.
+    """
+    if demo:
+        file, given = drawn(given, file=file)
+    return configured(given, file=None if file is None else Path(file))
 
 
 def benchmark(plan: Benchmark, *, registry: Mapping[str, Callable[..., Method]] = METHODS) -> dict[str, Any]:
@@ -39,6 +53,8 @@ def benchmark(plan: Benchmark, *, registry: Mapping[str, Callable[..., Method]] 
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
+    if plan.compilation_cache is not None:
+        run.use_compilation_cache(plan.compilation_cache)
     checked = ready(plan, registry)
     plan, out = checked.plan, Path(plan.out)
     if checked.before is None:

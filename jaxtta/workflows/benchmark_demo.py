@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtta.core import InputError
+from jaxtta.plans import Synthesis
 from jaxtta.workflows.demo import CENTRES, CHECKPOINTS, demo_checkpoint
 from jaxtta.workflows.synthesize import synthesize
 
@@ -30,12 +31,12 @@ def drawn(given: dict[str, Any], *, file: Path | None) -> tuple[Path, dict[str, 
     out = Path(given.get("out", "benchmark_demo"))
     taken = [name for name in ("sources", "images", "masks", "root") if name in given]
     if file is not None or taken:
-        raise InputError(f"--demo brings its own images and sources; leave out {file or '--' + taken[0]}")
+        raise InputError(f"`demo` brings its own images and sources; leave out {file or '`' + taken[0] + '`'}")
     written = out / FILE
     if not written.is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out}: not empty and holds no demo of a benchmark; give another folder")
-        folders = synthesize(out / DATA, centres=CENTRES, count=COUNT, size=SIZE, seed=SEED)
+        folders = synthesize(Synthesis(out=out / DATA, centres=CENTRES, count=COUNT, size=SIZE, seed=SEED))
         sources = [f'{recipe} = "{demo_checkpoint(recipe).resolve().as_posix()}"' for recipe in CHECKPOINTS]
         lists = {kind: [f'"{DATA}/{folder.name}/{kind}"' for folder in folders] for kind in ("images", "masks")}
         entries = [f"{kind} = [{', '.join(paths)}]" for kind, paths in lists.items()]

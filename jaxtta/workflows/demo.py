@@ -7,8 +7,9 @@ from pathlib import Path
 from jaxtta import checkpoint, plots
 from jaxtta.core import InputError
 from jaxtta.data import images, overlays
+from jaxtta.plans import Adaptation, Demo, Synthesis
 from jaxtta.runs import output, results
-from jaxtta.workflows.adapt import Adaptation, adapt
+from jaxtta.workflows.adapt import adapt
 from jaxtta.workflows.synthesize import synthesize
 
 CENTRES = ("birch", "cedar", "dogwood")
@@ -23,14 +24,8 @@ def demo_checkpoint(recipe: str = "released") -> Path:
     return inside if inside.is_dir() else clone
 
 
-def demo(out: Path, *, overwrite: bool = False, count: int = 16, seed: int = 0) -> dict[str, float]:
+def demo(plan: Demo) -> dict[str, float]:
     """Draws three centres, adapts to them under four methods, prints a table and writes pictures.
-
-    Args:
-        out: folder to write: `data/`, a folder for each method, `overlays.png`, `stream.png`, `run.json`.
-        overwrite: replace a demo that is there.
-        count: images for each centre.
-        seed: of the images and of the adaptation.
 
     Returns:
         The domain-equal mean Dice of each method, in percent.
@@ -38,20 +33,20 @@ def demo(out: Path, *, overwrite: bool = False, count: int = 16, seed: int = 0) 
     Raises:
         InputError: the folder is in use, or matplotlib is missing; nothing has been written then.
     """
-    out, began = Path(out), time.perf_counter()
+    out, count, seed, began = plan.out, plan.count, plan.seed, time.perf_counter()
     plots.require_matplotlib()
     if count < 1:
         raise InputError(f"count is {count}; expected at least 1 image for each centre")
     checkpoint.load(demo_checkpoint())
-    output.check_output(out, overwrite=overwrite, resume=False)
+    output.check_output(out, overwrite=plan.overwrite, resume=False)
     output.begin_output(out, [demo_checkpoint()])
     record = {"status": "running", "command": "demo", "count": count, "seed": seed}
     output.write_json(out / output.RUN, record)
     # The centres' seed is not the one the source's images were drawn with, so no eye is seen twice.
-    folders = synthesize(out / "data", centres=CENTRES, count=count, size=256, seed=1000 + seed)
+    folders = synthesize(Synthesis(out=out / "data", centres=CENTRES, count=count, size=256, seed=1000 + seed))
     records, tables = {}, {}
     for method in METHODS:
-        plan = Adaptation(
+        one = Adaptation(
             source=demo_checkpoint(),
             images=tuple(folder / "images" for folder in folders),
             masks=tuple(folder / "masks" for folder in folders),
@@ -59,7 +54,7 @@ def demo(out: Path, *, overwrite: bool = False, count: int = 16, seed: int = 0) 
             method=method,
             seed=seed,
         )
-        records[method] = adapt(plan)
+        records[method] = adapt(one)
         tables[method] = results.read_rows(out / method / results.TABLE)
     plots.along_stream(tables, out / "stream.png")
     images.write_png(out / "overlays.png", _gallery(out, count))

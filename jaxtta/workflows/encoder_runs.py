@@ -22,7 +22,7 @@ from jaxtta.data.sample import Assembly, cut
 from jaxtta.encoders import linear
 from jaxtta.models import Model
 from jaxtta.runs import fitting, results
-from jaxtta.workflows.train import Training, train
+from jaxtta.workflows.train import Training, train_network
 
 LEAST = 1e-6  # of a channel's deviation: one that is constant stays so
 
@@ -70,7 +70,7 @@ class Linear:
                 maps = (self._maps[some] - self._mean) / self._deviation
                 state, info = step(key, state, {"maps": maps, "labels": self._labels(some)})
         if not np.isfinite(info["loss"]):
-            raise InputError("the loss of the linear layer is not finite; give a lower --learning-rate")
+            raise InputError("the loss of the linear layer is not finite; give a lower `learning_rate`")
         params = linear.unstandardised(state.params, self._mean, self._deviation)
         return lambda images: self._predict(source, params, images)
 
@@ -106,7 +106,7 @@ def finetuned(plan: Training, encoder: Path | None, out: Path) -> Predict:
         encoder: checkpoint to start from; random when None.
         out: the folder.
     """
-    train(dataclasses.replace(plan, encoder=encoder, out=out, resume=True))
+    train_network(dataclasses.replace(plan, encoder=encoder, out=out, resume=True))
     loaded = checkpoint.load(out / "last")
     shutil.rmtree(out)
     source, predict = jax.device_put(loaded.source), run.compiled_predictor(loaded.model, plan.task, stats.source())

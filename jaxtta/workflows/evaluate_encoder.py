@@ -21,6 +21,7 @@ from jaxtta.encoders import spectra
 from jaxtta.encoders.linear import features
 from jaxtta.encoders.moco import pooled
 from jaxtta.models import Model, build
+from jaxtta.plans import Evaluation
 from jaxtta.runs import fitting, output, results
 from jaxtta.transfer.sources import short_names
 from jaxtta.workflows.encoder_runs import Linear, dice, finetuned
@@ -29,53 +30,6 @@ from jaxtta.workflows.train import Training, encoder_for
 RANDOM = "random"
 PROTOCOLS = {"linear": 1e-2, "finetune": 1e-3}  # and their learning rates
 SCORES, TABLE = "scores.csv", "evaluation.csv"
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Which encoders to compare on what. The recipe is ours; none is published.
-
-    Attributes:
-        encoders: checkpoints of one architecture, one or more, and optionally the word `random`.
-        images: folders or CSV lists to train on.
-        test_images: folders or CSV lists to score on; no file of `images` among them.
-        out: folder to write.
-        task: what is segmented.
-        masks: a folder of masks for each of `images`; not needed when lists name the masks.
-        test_masks: the same of `test_images`.
-        mask_values: see `jaxtta.data.labels`; 0, 1, 2, ... when None.
-        root: what the lists' paths are relative to.
-        by: of `"linear"` and `"finetune"`.
-        seeds: runs of each encoder and protocol.
-        epochs: passes over the images.
-        batch: images a step.
-        learning_rate: of Adam, at the start of the polynomial schedule; 0.01 linear and 1e-3 fine-tuning when None.
-        seed: of the first run; of the weights, the order and the augmentation.
-        skip_bad: leave bad files out instead of stopping.
-        overwrite: replace the run in `out`.
-        resume: go on with the run in `out`.
-        quiet: no progress bar.
-    """
-
-    encoders: tuple[str, ...]
-    images: tuple[Path, ...]
-    test_images: tuple[Path, ...]
-    out: Path
-    task: Task
-    masks: tuple[Path, ...] = ()
-    test_masks: tuple[Path, ...] = ()
-    mask_values: tuple[int, ...] | str | None = None
-    root: Path | None = None
-    by: tuple[str, ...] = tuple(PROTOCOLS)
-    seeds: int = 3
-    epochs: int = 100
-    batch: int = 8
-    learning_rate: float | None = None
-    seed: int = 0
-    skip_bad: bool = False
-    overwrite: bool = False
-    resume: bool = False
-    quiet: bool = False
 
 
 class Arms(NamedTuple):
@@ -116,7 +70,7 @@ def evaluate(plan: Evaluation) -> dict[str, Any]:
     if both:
         raise InputError(f"{min(both)} is among the images and the test images; what is scored must not be trained on")
     training = dataclasses.replace(
-        training, task=dataclasses.replace(plan.task, quarter_turns=fitted.square and scored.square)
+        training, task=dataclasses.replace(training.task, quarter_turns=fitted.square and scored.square)
     )
     identity = {
         "task": dataclasses.asdict(training.task),
@@ -161,7 +115,7 @@ def _check_numbers(plan: Evaluation) -> None:
     fitting.check_pace(plan if plan.learning_rate is not None else dataclasses.replace(plan, learning_rate=1.0))
     wrong = next((name for name in plan.by if name not in PROTOCOLS), None)
     if wrong is not None or len(set(plan.by)) < len(plan.by):
-        raise InputError(f"--by is {' '.join(plan.by)}; choose from {', '.join(PROTOCOLS)}, each once")
+        raise InputError(f"`by` is {' '.join(plan.by)}; choose from {', '.join(PROTOCOLS)}, each once")
     if plan.seeds < 1:
         raise InputError(f"seeds is {plan.seeds}; expected the number of runs, from 1 on")
 
@@ -170,13 +124,14 @@ def _arms(plan: Evaluation) -> tuple[Arms, Training]:
     """The encoders, and what a training with any of them has in common."""
     paths = [Path(name) for name in plan.encoders if name != RANDOM]
     if not paths:
-        raise InputError("--encoders names no checkpoint; random takes its network from the others: give one at least")
+        raise InputError("`encoders` names no checkpoint; random takes its network from the others: give one at least")
     if len(set(plan.encoders)) < len(plan.encoders):
-        raise InputError("--encoders names one encoder twice; name each once")
+        raise InputError("`encoders` names one encoder twice; name each once")
     loaded = [checkpoint.load(path, kind="encoder") for path in paths]
     first = loaded[0].preprocessing
-    values = tuple(range(plan.task.labels)) if plan.mask_values is None else plan.mask_values
-    check_labels(values, plan.task)
+    task = Task(plan.classes, plan.activation, plan.names)
+    values = tuple(range(task.labels)) if plan.mask_values is None else plan.mask_values
+    check_labels(values, task)
     preprocessing = dataclasses.replace(first, mask_values=values)
     for path, one in zip(paths, loaded):
         if dataclasses.replace(one.preprocessing, mask_values=values) != preprocessing:
@@ -186,7 +141,7 @@ def _arms(plan: Evaluation) -> tuple[Arms, Training]:
             )
     config = {k: v for k, v in loaded[0].model.config.items() if k not in ("classes", "channels")}
     config["heads"] = ("segmentation",)
-    model = build({**config, "classes": plan.task.classes, "channels": preprocessing.channels})
+    model = build({**config, "classes": task.classes, "channels": preprocessing.channels})
     names = dict(zip(paths, short_names(paths)))
     arms: dict[str, Any] = {}
     for name in plan.encoders:
@@ -196,7 +151,7 @@ def _arms(plan: Evaluation) -> tuple[Arms, Training]:
     encoders = {n: None if path is None else encoder_for(model, given[path], path) for n, path in arms.items()}
     digests = {n: None if path is None else given[path].manifest["sha256"] for n, path in arms.items()}
     training = Training(
-        images=plan.images, out=plan.out, task=plan.task, preprocessing=preprocessing, masks=plan.masks, root=plan.root,
+        images=plan.images, out=plan.out, task=task, preprocessing=preprocessing, masks=plan.masks, root=plan.root,
         model=config, optimiser="adam", epochs=plan.epochs, batch=plan.batch,
         validation=0.0, seed=plan.seed, skip_bad=plan.skip_bad, quiet=plan.quiet,
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """`jaxtta export`: a method on a source model becomes StableHLO programs that run without this package."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +8,8 @@ import jax.numpy as jnp
 
 from jaxtta import checkpoint, stablehlo
 from jaxtta.core import InputError
+from jaxtta.plans import Export
 from jaxtta.runs.options import build_method
-
-
-@dataclasses.dataclass(frozen=True)
-class Export:
-    """What to export.
-
-    Attributes:
-        source: checkpoint of the source model.
-        out: folder to write; `jaxtta.stablehlo` says what is in it.
-        method: name in `METHODS`.
-        settings: the method's options as text.
-        platforms: where the programs are to run.
-        overwrite: replace the export in `out`.
-    """
-
-    source: Path
-    out: Path
-    method: str = "grata"
-    settings: dict[str, str] = dataclasses.field(default_factory=dict)
-    platforms: tuple[str, ...] = stablehlo.PLATFORMS
-    overwrite: bool = False
 
 
 def export_method(plan: Export) -> dict[str, Any]:
@@ -47,7 +26,7 @@ def export_method(plan: Export) -> dict[str, Any]:
         if not (out / stablehlo.RECORD).is_file():
             raise InputError(f"{out}: not empty and holds no export; give another folder")
         if not plan.overwrite:
-            raise InputError(f"{out}: already holds an export; add --overwrite to replace it, or give another folder")
+            raise InputError(f"{out}: already holds an export; add `overwrite` to replace it, or give another folder")
     stablehlo.require_flatbuffers()
     loaded = checkpoint.load(plan.source)
     method = build_method(plan.method, loaded.model, loaded.task, plan.settings)

@@ -13,6 +13,7 @@ from jaxtta.core import InputError, Source, Task, Tree
 from jaxtta.data.kinds import to_dict
 from jaxtta.data.labels import check_labels
 from jaxtta.models import Model, build
+from jaxtta.plans import FineTuning
 from jaxtta.runs import fitting, output
 from jaxtta.segmentation import TrainingState, segmentation_learner
 from jaxtta.transfer.ac_norm import collaborated, require_batch_norm
@@ -22,59 +23,6 @@ NORMS = ("ac", "batch")
 MANY = 20  # images, from which on some are kept aside
 KEPT_ASIDE = 0.1
 LEAST = 25  # steps from one row of the log, score and save to the next
-
-
-@dataclasses.dataclass(frozen=True)
-class FineTuning:
-    """What to fine-tune on what. The recipe is ours; none is published.
-
-    Attributes:
-        source: checkpoint to start from; its task and preprocessing stay. An encoder's preprocessing stays, the rest of
-            the network starts at random, and AC-Norm takes part in the encoder alone.
-        images: folders or CSV lists.
-        out: folder to write, as `jaxtta train` does.
-        norm: `"ac"` (AC-Norm, for networks with batch norm) or `"batch"` (the network as it is).
-        classes: of an encoder, which has no task: output channels; softmax counts the background.
-        activation: the same: `"sigmoid"` (when None) or `"softmax"`.
-        names: the same: of the output channels, for tables.
-        mask_values: the same: see `jaxtta.data.labels`; 0, 1, 2, ... when None.
-        masks: a folder of masks for each of `images`; not needed when lists name the masks.
-        root: what a list's paths are relative to.
-        optimiser: `adam`, `adamw` or `sgd` (the released recipe), all with the polynomial schedule.
-        learning_rate: at the start.
-        epochs: passes over the images.
-        batch: images a step; fewer images are shown several times, each time augmented anew.
-        validation: share of the images kept aside to choose the best checkpoint; a tenth of 20 images or more, none
-            of fewer, when None.
-        augmentation: how images are changed, `released`, `strong` or `none`, see `jaxtta.data.augment`.
-        seed: of the split, the order and the augmentation.
-        skip_bad: leave bad files out instead of stopping.
-        overwrite: replace the run in `out`.
-        resume: go on with the run in `out`.
-        quiet: no progress bar.
-    """
-
-    source: Path
-    images: tuple[Path, ...]
-    out: Path
-    norm: str = "ac"
-    classes: int | None = None
-    activation: str | None = None
-    names: tuple[str, ...] = ()
-    mask_values: tuple[int, ...] | str | None = None
-    masks: tuple[Path, ...] = ()
-    root: Path | None = None
-    optimiser: str = "adam"
-    learning_rate: float = 1e-3
-    epochs: int = 100
-    batch: int = 8
-    validation: float | None = None
-    augmentation: str = "released"
-    seed: int = 0
-    skip_bad: bool = False
-    overwrite: bool = False
-    resume: bool = False
-    quiet: bool = False
 
 
 def finetune(plan: FineTuning) -> dict[str, Any]:
@@ -126,13 +74,13 @@ def begun(plan: Any, path: Path) -> checkpoint.Checkpoint:
     """
     told = {name: getattr(plan, name) for name in ("activation", "names", "mask_values") if getattr(plan, name)}
     if plan.classes is None and told:
-        name = min(told).replace("_", "-")
-        raise InputError(f"--{name} is for an encoder, and goes with --classes; leave it out, or give both")
+        name = min(told)
+        raise InputError(f"`{name}` is for an encoder, and goes with `classes`; leave it out, or give both")
     loaded = checkpoint.load(path, kind="model" if plan.classes is None else "encoder")
     if plan.classes is None:
         return loaded
     if loaded.manifest["kind"] == "model":
-        raise InputError(f"{path}: segments {', '.join(loaded.task.names)}, which stays; leave --classes out")
+        raise InputError(f"{path}: segments {', '.join(loaded.task.names)}, which stays; leave `classes` out")
     task = Task(plan.classes, plan.activation or "sigmoid", plan.names)
     values = tuple(range(task.labels)) if plan.mask_values is None else plan.mask_values
     check_labels(values, task)
@@ -150,7 +98,8 @@ def training_on(plan: Any, loaded: checkpoint.Checkpoint, **own) -> Training:
     """The training that a plan of fine-tuning is: of its fields those that a training has, `own` values instead."""
     named = {f.name for f in dataclasses.fields(Training)} & {f.name for f in dataclasses.fields(plan)}
     given = {name: getattr(plan, name) for name in named}
-    return Training(**{**given, "task": loaded.task, "preprocessing": loaded.preprocessing, **own})
+    kept = {"task": loaded.task, "preprocessing": loaded.preprocessing, "model": loaded.model.config}
+    return Training(**{**given, **kept, **own})
 
 
 def compiled_tuning(model: Model, plan: Training, optimiser: optax.GradientTransformation, norm: str):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxtta import checkpoint, run
+from jaxtta import checkpoint, plans, run
 from jaxtta.core import InputError
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
@@ -26,71 +26,41 @@ from jaxtta.encoders.linear import features
 from jaxtta.encoders.whitening import groups_for
 from jaxtta.models import Model, build
 from jaxtta.runs import fitting, inputs, output
+from jaxtta.runs.inputs import preprocessing_for
 from jaxtta.runs.unlabelled import Windows
 
 KEPT_ASIDE = 0.1  # of the files, for the spectrum
 WEIGHT_DECAY, SGD_MOMENTUM = 1e-4, 0.9
 
 
-@dataclasses.dataclass(frozen=True)
-class Pretraining:
-    """What to pre-train on what; the defaults are the published recipe.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretraining(plans.Pretraining):
+    """What the loop takes: a plan with its objects made.
 
     Attributes:
-        images: folders or CSV lists; masks that a list names are not read.
-        out: folder to write: `last/` is an encoder checkpoint, `resume/` the state of the training.
         preprocessing: how images are prepared, of slices; kept in the checkpoint.
-        root: what a list's paths are relative to.
         model: configuration of the network without `classes` and `channels`.
-        crop_size: `(height, width)` of a view; the size of the prepared images when None.
-        epochs: passes over the images.
-        batch: images a step.
-        learning_rate: at the start of the cosine schedule.
-        queue: keys of earlier steps that are negatives; a multiple of the batch.
-        momentum: of the key encoder.
-        temperature: of both losses.
-        local: weight of the contrast between the regions of a map; 0 leaves it out.
-        whiten: whether to decorrelate the features of the encoder's last layer.
-        independent: whether the two views have crops of their own; else one box, so that their regions correspond.
-        keep_constant: whether to keep images or slices without any contrast.
-        devices: how many to split a batch over; one, without splitting, when None.
-        seed: of the weights, of which files are kept aside, of the order and the views.
-        skip_bad: leave bad files out instead of stopping.
-        overwrite: replace the run in `out`.
-        resume: go on with the run in `out`.
-        quiet: no progress bar.
     """
 
-    images: tuple[Path, ...]
-    out: Path
     preprocessing: Preprocessing | VolumePreprocessing
-    root: Path | None = None
-    model: dict[str, Any] = dataclasses.field(default_factory=lambda: {"architecture": "resunet", "depth": 50})
-    crop_size: tuple[int, int] | None = None
-    epochs: int = 200
-    batch: int = 64
-    learning_rate: float = 0.03
-    queue: int = 65536
-    momentum: float = 0.999
-    temperature: float = 0.2
-    local: float = 0.5
-    whiten: bool = False
-    independent: bool = False
-    keep_constant: bool = False
-    devices: int | None = None
-    seed: int = 0
-    skip_bad: bool = False
-    overwrite: bool = False
-    resume: bool = False
-    quiet: bool = False
+    model: dict[str, Any]
 
 
-def pretrain(plan: Pretraining) -> dict[str, Any]:
+def _made(plan: plans.Pretraining) -> Pretraining:
+    """What the loop takes, of a plan of plain values."""
+    volumes = {name: getattr(plan, name) for name in ("channels", "axis", "spacing", "intensity")}
+    preprocessing = preprocessing_for(plan.images[0], size=plan.size, mask_values=(0, 1), **volumes)
+    model = ({"depth": 50} if plan.architecture == "resunet" else {}) | plan.network()
+    return Pretraining(**vars(plan), preprocessing=preprocessing, model=model)
+
+
+def pretrain(plan: plans.Pretraining) -> dict[str, Any]:
     """Pre-trains an encoder; returns the content of `run.json`.
 
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
+    plan = _made(plan)
     out = Path(plan.out)
     before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
     _check_numbers(plan)
@@ -151,9 +121,9 @@ def describe(record: dict[str, Any]) -> str:
 
 def _check_numbers(plan: Pretraining) -> None:
     fitting.check_pace(plan)
-    for name, size in {"size": plan.preprocessing.size, "crop-size": _crop(plan)}.items():
+    for name, size in {"size": plan.preprocessing.size, "crop_size": _crop(plan)}.items():
         if len(size) != 2:
-            raise InputError(f"--{name} is {'x'.join(map(str, size))}; pre-training takes slices: give HEIGHTxWIDTH")
+            raise InputError(f"`{name}` is {'x'.join(map(str, size))}; pre-training takes slices: give HEIGHTxWIDTH")
     if not 0 <= plan.momentum < 1:
         raise InputError(f"momentum is {plan.momentum}; expected a number from 0 to below 1, as in 0.999")
     if not 0 < plan.temperature < float("inf"):
@@ -173,7 +143,7 @@ def _model(plan: Pretraining) -> Model:
     if not plan.whiten:
         return model
     if model.norm != "batch":
-        raise InputError(f"--whiten takes the place of batch norm, the network has {model.norm} norm; leave it out")
+        raise InputError(f"`whiten` takes the place of batch norm, the network has {model.norm} norm; leave it out")
     shape = (plan.batch, *_crop(plan), model.channels)
     source, images = jax.eval_shape(model.init, jax.random.key(0)), jax.ShapeDtypeStruct(shape, jnp.float32)
     *outer, channels = jax.eval_shape(functools.partial(features, model), source, images).shape
@@ -228,7 +198,7 @@ def _check_varied(plan: Pretraining, cases: dict[Case, int], aside: list[Case]) 
         if not any(np.ptp(sample.inputs(step)) for sample in samples for step in range(sample.steps)):
             which, some = "kept aside" if part is aside else "to train on", f"{part[0].image} and {len(part) - 1} more"
             raise InputError(
-                f"{some} {which}: every image or slice is constant, there is nothing to see; check --intensity, or "
+                f"{some} {which}: every image or slice is constant, there is nothing to see; check `intensity`, or "
                 "give other images"
             )
 

@@ -1,6 +1,5 @@
 """`jaxtta rank`: which of several source models suits a set of images."""
 
-import dataclasses
 import functools
 import shutil
 import time
@@ -16,6 +15,7 @@ from jaxtta import checkpoint, metrics
 from jaxtta.core import InputError
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
+from jaxtta.plans import Ranking
 from jaxtta.runs import fitting, inputs, output, results
 from jaxtta.transfer.lftm import METRICS
 from jaxtta.transfer.sources import load_sources
@@ -27,51 +27,6 @@ AFFINE = "ac_corr"
 CHOICES = (AFFINE, *METRICS)
 
 
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-    """Which models to compare on what.
-
-    Attributes:
-        sources: checkpoints, two or more that segment the same.
-        images: folders or CSV lists.
-        out: folder to write: `ranking.csv`, `layers.csv` or `images.csv`, `run.json`.
-        by: `"ac_corr"`, which needs masks, or a metric in `METRICS`, which needs none.
-        classes: where the sources are encoders, which `"ac_corr"` alone ranks; see `FineTuning`, as of the next three.
-        activation: of the task then.
-        names: of its output channels.
-        mask_values: of its labels.
-        masks: a folder of masks for each of `images`; without one, nothing is said of the true Dice.
-        root: what a list's paths are relative to.
-        optimiser: of AC-Corr's epoch of fine-tuning, as are the next four.
-        learning_rate: at the start of the epoch.
-        batch: images a step.
-        augmentation: how images are changed, `released`, `strong` or `none`, see `jaxtta.data.augment`.
-        seed: of the order and the augmentation.
-        skip_bad: leave bad files out instead of stopping.
-        overwrite: replace the run in `out`.
-        quiet: no progress bar.
-    """
-
-    sources: tuple[Path, ...]
-    images: tuple[Path, ...]
-    out: Path
-    by: str = AFFINE
-    classes: int | None = None
-    activation: str | None = None
-    names: tuple[str, ...] = ()
-    mask_values: tuple[int, ...] | str | None = None
-    masks: tuple[Path, ...] = ()
-    root: Path | None = None
-    optimiser: str = "adam"
-    learning_rate: float = 1e-3
-    batch: int = 8
-    augmentation: str = "released"
-    seed: int = 0
-    skip_bad: bool = False
-    overwrite: bool = False
-    quiet: bool = False
-
-
 def rank(plan: Ranking) -> dict[str, Any]:
     """Ranks source models, best first; returns the content of `run.json`.
 
@@ -81,9 +36,9 @@ def rank(plan: Ranking) -> dict[str, Any]:
     out = Path(plan.out)
     output.check_output(out, overwrite=plan.overwrite, resume=False)
     if plan.by not in CHOICES:
-        raise InputError(f"--by is {plan.by!r}; choose one of {', '.join(CHOICES)}")
+        raise InputError(f"`by` is {plan.by!r}; choose one of {', '.join(CHOICES)}")
     if plan.by != AFFINE and plan.classes is not None:
-        raise InputError(f"--by {plan.by} looks at predictions, which an encoder does not make; choose {AFFINE}")
+        raise InputError(f"`by` {plan.by} looks at predictions, which an encoder does not make; choose {AFFINE}")
     sources = load_sources(plan.sources, load=functools.partial(begun, plan))
     if plan.by == AFFINE:
         require_batch_norms(plan, sources)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from jaxtta.core import InputError
 from jaxtta.data import images, nifti
 from jaxtta.data.labels import FUNDUS_VALUES
+from jaxtta.plans import Synthesis
 from jaxtta.synthetic import abdomen
 from jaxtta.synthetic.fundus import CENTRES, fundus
 from jaxtta.synthetic.phantoms import SITES, Phantom, phantom
@@ -55,40 +56,17 @@ KINDS = {
 }
 
 
-def synthesize(
-    out: Path,
-    *,
-    kind: str = "fundus",
-    centres: tuple[str, ...] | None = None,
-    count: int = 20,
-    size: int | None = None,
-    seed: int = 0,
-    quiet: bool = False,
-) -> list[Path]:
-    """Writes `OUT/<centre>/images/0000.*` and `OUT/<centre>/masks/0000.*`.
-
-    Args:
-        out: folder to write; must be empty or absent.
-        kind: "fundus", photographs as PNG (masks 255 background, 128 disc, 0 cup); "prostate", MRI volumes as NIfTI
-            (masks 0 background, 1 peripheral zone, 2 central zone); or "abdomen", CT volumes in Hounsfield units as
-            NIfTI (masks 0 background, 1 liver, 2 spleen, 3 kidneys, 4 aorta).
-        centres: names of the kind's centres, see `KINDS`; None for all.
-        count: images for each centre.
-        size: height and width in pixels; None for 256 of a photograph, 96 of a volume.
-        seed: the same seed gives the same images.
-        quiet: no progress bar.
-
-    Returns:
-        The centres' folders.
+def synthesize(plan: Synthesis) -> list[Path]:
+    """Writes `OUT/<centre>/images/0000.*` and `OUT/<centre>/masks/0000.*`; returns the centres' folders.
 
     Raises:
         InputError: an unknown kind or centre, a count below 1, a size below 32, or a folder that is not empty.
     """
-    out = Path(out)
+    out, kind, count, seed = plan.out, plan.kind, plan.count, plan.seed
     if kind not in KINDS:
         raise InputError(f"no kind is called {kind!r}; choose from {', '.join(KINDS)}")
     known, usual, write = KINDS[kind]
-    centres, size = known if centres is None else centres, usual if size is None else size
+    centres, size = plan.centres or known, usual if plan.size is None else plan.size
     unknown = [name for name in centres if name not in known]
     if unknown:
         raise InputError(f"no centre of {kind} is called {', '.join(unknown)}; choose from {', '.join(known)}")
@@ -103,5 +81,5 @@ def synthesize(
 
     items = [(centre, index) for centre in centres for index in range(count)]
     with ThreadPoolExecutor(2) as pool:
-        list(tqdm(pool.map(draw, items), "drawing", len(items), unit="image", leave=False, disable=quiet or None))
+        list(tqdm(pool.map(draw, items), "drawing", len(items), unit="image", leave=False, disable=plan.quiet or None))
     return [out / centre for centre in centres]

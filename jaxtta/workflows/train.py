@@ -15,59 +15,55 @@ from jaxtta.data.labels import check_labels
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.models import Model, build
+from jaxtta.plans import SourceTraining
+from jaxtta.plans.parts import MaskedImages, Recipe, Resumable
 from jaxtta.runs import fitting, output
+from jaxtta.runs.inputs import preprocessing_for
 from jaxtta.segmentation import TrainingState, segmentation_learner
 
 
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """What to train on what; the defaults are the released recipe.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Resumable, Recipe, MaskedImages):
+    """What the loop takes: what is trained, with its objects made, and how.
 
     Attributes:
-        images: folders or CSV lists.
-        masks: a folder of masks for each of `images`; not needed when lists name the masks.
-        out: folder to write: `best/` and `last/` are source checkpoints, `resume/` the state of the training.
-        root: what a list's paths are relative to.
-        model: configuration of the network without `classes` and `channels`.
         task: what is segmented.
         preprocessing: how images and masks are prepared; kept in the checkpoint.
-        encoder: checkpoint whose encoder to start from.
-        optimiser: `sgd` (the released recipe), `adam` or `adamw`, all with the polynomial schedule.
-        learning_rate: at the start.
+        model: configuration of the network without `classes` and `channels`.
         epochs: passes over the images.
-        batch: images a step.
         validation: share of the images, drawn by the seed, kept aside to choose the best checkpoint.
-        augmentation: how images are changed, `released`, `strong` or `none`, see `jaxtta.data.augment`.
-        seed: of the weights, the split, the order and the augmentation.
-        skip_bad: leave bad files out instead of stopping.
-        overwrite: replace the run in `out`.
-        resume: go on with the run in `out`.
-        quiet: no progress bar.
+        encoder: checkpoint whose encoder to start from.
     """
 
-    images: tuple[Path, ...]
-    out: Path
     task: Task
     preprocessing: Preprocessing | VolumePreprocessing
-    masks: tuple[Path, ...] = ()
-    root: Path | None = None
-    model: dict[str, Any] = dataclasses.field(default_factory=lambda: {"architecture": "resunet"})
+    model: dict[str, Any]
+    epochs: int
+    validation: float
     encoder: Path | None = None
-    optimiser: str = "sgd"
-    learning_rate: float = 1e-3
-    epochs: int = 200
-    batch: int = 8
-    validation: float = 0.1
-    augmentation: str = "released"
-    seed: int = 0
-    skip_bad: bool = False
-    overwrite: bool = False
-    resume: bool = False
-    quiet: bool = False
 
 
-def train(plan: Training) -> dict[str, Any]:
+def train(plan: SourceTraining) -> dict[str, Any]:
     """Trains a source model; returns the content of `run.json`.
+
+    Raises:
+        InputError: anything wrong with the input; nothing has been written then.
+    """
+    task = Task(plan.classes, plan.activation, plan.names)
+    volumes = {name: getattr(plan, name) for name in ("channels", "axis", "spacing", "intensity")}
+    values = plan.mask_values or tuple(range(task.labels))
+    preprocessing = preprocessing_for(plan.images[0], size=plan.size, mask_values=values, **volumes)
+    heads = () if plan.heads == ("none",) else plan.heads
+    model = {**plan.network(), "heads": tuple(dict.fromkeys(("segmentation", *heads)))}
+    model |= {} if plan.norm is None else {"norm": plan.norm}
+    model |= {"dimensions": 3} if len(preprocessing.size) == 3 else {}
+    named = {f.name for f in dataclasses.fields(Training)} & {f.name for f in dataclasses.fields(plan)}
+    given = {name: getattr(plan, name) for name in named}
+    return train_network(Training(**given, task=task, preprocessing=preprocessing, model=model))
+
+
+def train_network(plan: Training) -> dict[str, Any]:
+    """Trains what a plan with its objects made says; returns the content of `run.json`.
 
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
