@@ -196,7 +196,7 @@ def load_state(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
     got, (want, structure) = list(leaves.values()), jax.tree.flatten(like)
     if [(a.shape, a.dtype) for a in got] != [(a.shape, a.dtype) for a in want]:
         raise CheckpointError(
-            f"{path}: holds the state of another run; start anew in another folder, or with --overwrite"
+            f"{path}: holds the state of another run; start anew in another folder, or with `overwrite`"
         )
     return jax.tree.unflatten(structure, got), manifest
 
@@ -248,8 +248,8 @@ def load(path: Path, *, kind: str = "model") -> Checkpoint:
         )
     if manifest["kind"] == "encoder" and kind == "model":
         raise CheckpointError(
-            f"{path}: holds an encoder without a decoder; train from it first: jaxtta train --encoder {path}, or "
-            "jaxtta finetune --source with --classes"
+            f"{path}: holds an encoder without a decoder; train from it first: jaxtta train `encoder` {path}, or "
+            "jaxtta finetune `source` with `classes`"
         )
     try:
         model, task = build(manifest["model"]), Task(**{**manifest["task"], "names": tuple(manifest["task"]["names"])})

@@ -36,8 +36,8 @@ def join(coordinator: str | None = None, *, processes: int | None = None, proces
     except (ValueError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(
-            f"the processes cannot join ({reason}); outside SLURM, Open MPI and TPU pods give --coordinator HOST:PORT, "
-            "--processes and --process"
+            f"the processes cannot join ({reason}); outside SLURM, Open MPI and TPU pods give `coordinator` HOST:PORT, "
+            "`processes` and `process`"
         ) from error
 
 

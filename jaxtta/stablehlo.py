@@ -179,7 +179,7 @@ def load(path: Path) -> Exported:
     if here not in record["platforms"]:
         raise InputError(
             f"{path}: exported for {', '.join(record['platforms'])}, and this is {here}; "
-            f"export it again with --platforms {here}"
+            f"export it again with `platforms` {here}"
         )
     programs = {name: jax.jit(_read_program(path, record, name).call) for name in record["programs"]}
 

@@ -192,7 +192,7 @@ def _check_names(expected: set[str], arrays: Mapping[str, np.ndarray], encoder_o
         lines.append(f"{len(unexpected)} unexpected names: {', '.join(unexpected)}")
     hint = "check the architecture"
     if not encoder_only and not allowed and all(re.match("recon|denoise|supres|rotate", name) for name in missing):
-        hint = "if these weights have no self-supervised heads, say so: --without-heads (allow_missing_heads=True)"
+        hint = "if these weights have no self-supervised heads, say so: `without_heads` (allow_missing_heads=True)"
     raise InputError(f"{'; '.join(lines)}; {hint}")
 
 

@@ -197,7 +197,7 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
     if beyond in columns:
         raise InputError(
             f"{path}: a column {beyond}, the source model takes {modalities}; take the column out, or train one that "
-            "takes more with --channels"
+            "takes more with `channels`"
         )
     entries = [PurePosixPath(row.get("image", "").replace("\\", "/")) for _, row in rows]
     absolute = [entry.parent for entry in entries if entry.is_absolute()]

@@ -43,7 +43,7 @@ def check_labels(values: tuple[int, ...] | str, task: Task) -> None:
     """Raises InputError when there are not as many mask values as labels of the task."""
     if len(written_values(values)) != task.labels:
         raise InputError(
-            f"--mask-values {values!r}: {len(written_values(values))} labels, the task has {task.labels}; "
+            f"`mask_values` {values!r}: {len(written_values(values))} labels, the task has {task.labels}; "
             "give one pixel value for each label, the background's first"
         )
 

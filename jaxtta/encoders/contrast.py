@@ -79,7 +79,7 @@ def train(plan: Any, contrast: Contrast, windows: Windows, shown: np.ndarray) ->
         sums = sums if waiting is None else _added(sums, waiting)
         means = {name: sums[name] / steps for name in COLUMNS if name in sums}
         if not np.isfinite(means["loss"]):
-            raise InputError(f"{out}: the loss is not finite in epoch {epoch + 1}; start anew, --learning-rate lower")
+            raise InputError(f"{out}: the loss is not finite in epoch {epoch + 1}; start anew, `learning_rate` lower")
         rate = float(contrast.schedule((epoch + 1) * steps - 1))
         log.append(
             {"epoch": epoch + 1, **means, "learning_rate": rate, "seconds": round(time.perf_counter() - began, 2)}

@@ -65,7 +65,7 @@ def require_masks(cases: list[Case], purpose: str) -> None:
     bare = next((case for case in cases if case.mask is None), None)
     if bare is not None:
         raise InputError(
-            f"{bare.image} has no mask; {purpose} needs one for each image: give --masks, or a list with a mask column"
+            f"{bare.image} has no mask; {purpose} needs one for each image: give `masks`, or a list with a mask column"
         )
 
 
@@ -75,7 +75,7 @@ def _split(plan: Any, cases: list[Case]) -> tuple[list[Case], list[Case]]:
     count = round(plan.validation * len(cases))
     kept = sorted(order[count:]), sorted(order[:count])
     if not len(kept[0]):
-        raise InputError(f"{len(cases)} images with --validation {plan.validation} leave none to train on; lower it")
+        raise InputError(f"{len(cases)} images with `validation` {plan.validation} leave none to train on; lower it")
     return [cases[i] for i in kept[0]], [cases[i] for i in kept[1]]
 
 
@@ -154,7 +154,7 @@ def _epochs(plan: Any, fitted: Fit, training: list[Case], validation: list[Case]
         losses = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         if not np.isfinite(losses["loss"]):
             raise InputError(
-                f"{out}: the loss is not finite in epoch {epoch + 1}; start anew with a lower --learning-rate"
+                f"{out}: the loss is not finite in epoch {epoch + 1}; start anew with a lower `learning_rate`"
             )
         source = Source(fitted.folded(state.params), state.batch_stats)
         dice = _validate(plan, predict, source, kept)

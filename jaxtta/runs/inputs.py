@@ -39,7 +39,7 @@ def preprocessing_for(
         given |= {} if channels is None else {"channels": channels}
         return VolumePreprocessing(size, mask_values=mask_values, **given)
     if given:
-        raise InputError(f"{images} has no volumes; --{min(given)} is for .nii and .nii.gz files: leave it out")
+        raise InputError(f"{images} has no volumes; `{min(given)}` is for .nii and .nii.gz files: leave it out")
     return Preprocessing(size, 3 if channels is None else channels, mask_values)
 
 
@@ -50,7 +50,7 @@ def batch_for(asked: int | None, preprocessing: Preprocessing | VolumePreprocess
         InputError: more than one was asked for of pictures.
     """
     if preprocessing.kind == "image" and asked not in (None, 1):
-        raise InputError(f"--batch {asked}: a picture is an update of its own; leave it out")
+        raise InputError(f"`batch` {asked}: a picture is an update of its own; leave it out")
     slices = preprocessing.kind == "volume" and len(preprocessing.size) == 2
     return asked or (8 if slices else 1)
 
@@ -69,10 +69,10 @@ def find_all(
     """
     if masks and len(masks) != len(images):
         raise InputError(
-            f"{len(images)} folders of images but {len(masks)} of masks; give one --masks folder for each, in order"
+            f"{len(images)} folders of images but {len(masks)} of masks; give one `masks` folder for each, in order"
         )
     if root is not None and not any(path.is_file() for path in images):
-        raise InputError(f"--root {root} is for the paths of a CSV list, and no list is given; leave it out")
+        raise InputError(f"`root` {root} is for the paths of a CSV list, and no list is given; leave it out")
     cases: list[Case] = []
     for i, (folder, name) in enumerate(zip(images, _domains(images))):
         domain, above = (name, None) if folder.is_dir() else (None, root)
@@ -139,7 +139,7 @@ def check_cases(
             square &= result[1]
     if bad and not skip_bad:
         more = f"and {len(bad) - 1} more bad files; " if len(bad) > 1 else ""
-        raise InputError(f"{bad[0]['error']} ({more}--skip-bad leaves out what is bad and goes on)")
+        raise InputError(f"{bad[0]['error']} ({more}`skip_bad` leaves out what is bad and goes on)")
     if not good:
         raise InputError(f"{bad[0]['error']} (all {len(bad)} files are bad)")
     return Checked(good, square, bad)

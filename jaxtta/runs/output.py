@@ -23,7 +23,7 @@ def check_output(out: Path, *, overwrite: bool, resume: bool) -> dict[str, Any] 
         InputError: the folder holds a run and neither flag is given, or holds other files.
     """
     if overwrite and resume:
-        raise InputError("--overwrite and --resume exclude each other; give one")
+        raise InputError("`overwrite` and `resume` exclude each other; give one")
     if not out.exists():
         return None
     if not out.is_dir():
@@ -36,9 +36,9 @@ def check_output(out: Path, *, overwrite: bool, resume: bool) -> dict[str, Any] 
         try:
             return json.loads((out / RUN).read_text())
         except ValueError as error:
-            raise InputError(f"{out / RUN}: not readable ({error}); start anew with --overwrite") from error
+            raise InputError(f"{out / RUN}: not readable ({error}); start anew with `overwrite`") from error
     if not overwrite:
-        raise InputError(f"{out}: already holds a run; add --resume to go on with it or --overwrite to replace it")
+        raise InputError(f"{out}: already holds a run; add `resume` to go on with it or `overwrite` to replace it")
     return None
 
 
@@ -55,7 +55,7 @@ def begin_output(out: Path, reads: Iterable[Path]) -> None:
     if (out / RUN).is_file():
         inside = next((path for path in reads if path.resolve().is_relative_to(out.resolve())), None)
         if inside is not None:
-            raise InputError(f"{inside}: lies in {out}, which --overwrite would remove; give another folder to write")
+            raise InputError(f"{inside}: lies in {out}, which `overwrite` would remove; give another folder to write")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
 

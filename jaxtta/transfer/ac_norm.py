@@ -93,5 +93,5 @@ def require_batch_norm(model: Model, name: object) -> None:
     if model.norm != "batch":
         raise InputError(
             f"{name}: AC-Norm mixes the affines of batch norm, but this model has {model.norm} norm; "
-            "give a source with batch norm, or fine-tune it with --norm batch, its norms as they are"
+            "give a source with batch norm, or fine-tune it with `norm` batch, its norms as they are"
         )

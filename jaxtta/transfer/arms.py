@@ -117,7 +117,7 @@ def train_pair(
         pair: their checkpoints, the main one first.
         recipe: how.
         dtm: of the two.
-        out: folder for the state that `--resume` goes on from.
+        out: folder for the state that `resume` goes on from.
         quiet: no progress bar.
 
     Returns:
@@ -144,7 +144,7 @@ def train_pair(
             infos.append(info)
         means = {name: float(np.mean([float(info[name]) for info in infos])) for name in infos[0]}
         if not np.isfinite(means["loss"]):
-            raise InputError(f"the loss is not finite in epoch {epoch + 1}; start anew with a lower --learning-rate")
+            raise InputError(f"the loss is not finite in epoch {epoch + 1}; start anew with a lower `learning_rate`")
         log.append({"epoch": epoch + 1, **means, "seconds": round(time.perf_counter() - began, 2)})
         bar.set_postfix_str(f"loss {means['loss']:.3f}", refresh=False)
         if time.perf_counter() - saved > SAVE_SECONDS or epoch + 1 == recipe.epochs:

@@ -22,7 +22,7 @@ def load_sources(
     """
     if len(paths) < 2:
         given = paths[0] if paths else "none"
-        raise InputError(f"--sources names {len(paths)} model ({given}); give two or more")
+        raise InputError(f"`sources` names {len(paths)} model ({given}); give two or more")
     whole = [Path(path).resolve() for path in paths]
     again = next((path for i, path in enumerate(whole) if path in whole[:i]), None)
     if again is not None:
