@@ -256,6 +256,6 @@ def test_the_command_line_refuses_in_one_line(command, tmp_path):
 
 def test_help_says_what_is_written(command):
     said = succeeded(command("export", "--help"))
-    assert all(word in said.out for word in ("usage: jaxtta export", "update.stablehlo", "grata", "learning_rate"))
+    assert all(word in said.out for word in ("Usage: jaxtta export", "update.stablehlo", "grata", "learning_rate"))
     assert max(len(line) for line in said.out.splitlines()) <= 120
     assert "jaxtta export" in command("--help").out

@@ -1,13 +1,11 @@
 """What the command line says when a command is done."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from jaxtta import distributed
-from jaxtta.benchmarks import findings
-from jaxtta.runs import results
-from jaxtta.workflows import adapt_multi, evaluate_encoder, pretrain, rank
 
 
 def say(command: str, plan: Any, record: Any) -> None:
@@ -23,10 +21,15 @@ def _left_out(bad: list, good: int, out: Path) -> str:
     return f"{len(bad)} of {len(bad) + good} files could not be read and were left out; {out / 'run.json'} says why"
 
 
-def _written(describe: Callable[[Mapping[str, Any]], str]) -> Callable[[Any, Mapping[str, Any]], list[str]]:
+def _described(module: str, record: Mapping[str, Any]) -> str:
+    """What a module says of a record; it has been imported, where its command has been run."""
+    return import_module(f"jaxtta.{module}").describe(record)
+
+
+def _written(module: str) -> Callable[[Any, Mapping[str, Any]], list[str]]:
     def said(plan: Any, record: Mapping[str, Any]) -> list[str]:
         left_out = _left_out(record["bad"], len(record["cases"]), plan.out)
-        return [describe(record), left_out, f"written to {plan.out}"]
+        return [_described(module, record), left_out, f"written to {plan.out}"]
 
     return said
 
@@ -43,20 +46,23 @@ def _trained(plan: Any, record: Mapping[str, Any]) -> list[str]:
 def _benchmarked(plan: Any, record: Mapping[str, Any]) -> list[str]:
     refused = [f"{one['method']} was not run on {one['source']}: {one['error']}" for one in record["refused"]]
     left_out = _left_out(record["bad"], len(record["cases"]), plan.out)
-    return [
-        findings.describe(record), left_out, *refused, f"written to {plan.out}; open {plan.out / 'report.html'}"
-    ]  # fmt: skip
+    written = f"written to {plan.out}; open {plan.out / 'report.html'}"
+    return [_described("benchmarks.findings", record), left_out, *refused, written]
 
 
 def _pretrained(plan: Any, record: Mapping[str, Any]) -> list[str]:
     left_out = _left_out(record["bad"], len(record["cases"]), plan.out)
     encoder = plan.out / "last"
-    return [pretrain.describe(record), left_out, f"the encoder is {encoder}: jaxtta train --encoder {encoder}"]
+    return [
+        _described("workflows.pretrain", record),
+        left_out,
+        f"the encoder is {encoder}: jaxtta train --encoder {encoder}",
+    ]
 
 
 def _evaluated(plan: Any, record: Mapping[str, Any]) -> list[str]:
     left_out = _left_out(record["bad"], len(record["training"]) + len(record["test"]), plan.out)
-    return [evaluate_encoder.describe(record), left_out, f"written to {plan.out}"]
+    return [_described("workflows.evaluate_encoder", record), left_out, f"written to {plan.out}"]
 
 
 def _converted(plan: Any, manifest: Mapping[str, Any]) -> list[str]:
@@ -74,11 +80,11 @@ def _drawn(plan: Any, folders: list[Path]) -> list[str]:
 
 
 SAID: dict[str, Callable[[Any, Any], list[str]]] = {
-    "adapt": _written(results.describe),
+    "adapt": _written("runs.results"),
     "train": _trained,
     "finetune": _trained,
-    "rank": _written(rank.describe),
-    "adapt-multi": _written(adapt_multi.describe),
+    "rank": _written("workflows.rank"),
+    "adapt-multi": _written("workflows.adapt_multi"),
     "benchmark": _benchmarked,
     "pretrain": _pretrained,
     "evaluate-encoder": _evaluated,
