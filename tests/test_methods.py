@@ -1,13 +1,14 @@
 """What methods promise beyond the protocol: what they adapt, progressive batch norm, networks without batch norm."""
 
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toys import all_finite, assert_trees_close, pictures, random_source, toy
+from toys import all_finite, assert_trees_close, info_of, pictures, random_source, toy
 
 from jaxtta import stats
 from jaxtta.core import InputError, Task, norm_affine, partition
@@ -64,6 +65,12 @@ def test_what_a_method_adapts_is_a_part_of_its_state(name):
     assert sum(leaf.size for leaf in adapted) == ADAPTED.get(name, sum(leaf.size for leaf in adapted))
     wrapped = guarded(repeat(episodic(predicting_before(method)), 2))
     assert wrapped.adapted is method.adapted
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_docstring_names_what_the_info_of_a_step_holds(name):
+    returns = inspect.getdoc(METHODS[name]).partition("\nReturns:\n")[2].partition("\n\n")[0]
+    assert set(re.findall("`([a-z_]+)`", returns)) == info_of(name)
 
 
 @pytest.mark.parametrize("name", METHODS)

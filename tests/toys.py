@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtta.core import Source, Task
+from jaxtta.methods import METHODS
 from jaxtta.models import HEADS, Model, build
 
 
@@ -51,6 +52,16 @@ def random_source(model, seed=0):
         return jnp.asarray(values, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(seed)))
+
+
+@functools.cache
+def info_of(name):
+    """What a method of the registry tells of a step, by its names."""
+    model, task, source, space = toy()
+    method, image = METHODS[name](model, task), jax.ShapeDtypeStruct((1, *space, model.channels), jnp.float32)
+    state = jax.eval_shape(method.init, source, image)
+    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam raises a number to an integer power
+        return {*jax.eval_shape(method.step, jax.random.key(0), source, state, image)[1].info}
 
 
 def pictures(*shape, seed=0):
