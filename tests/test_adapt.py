@@ -25,8 +25,8 @@ from toys import info_of
 from jaxtta import metrics
 from jaxtta.methods import METHODS
 from jaxtta.objectives import OBJECTIVES
+from jaxtta.runs import folder as run_folder
 from jaxtta.runs import options as options_module
-from jaxtta.runs import stream as pipeline
 from jaxtta.runs import writing
 
 pytest_plugins = ("command_line",)
@@ -340,7 +340,7 @@ def test_a_killed_run_is_resumed_to_the_same_results(command, place, whole, tmp_
     if not whole.exists():
         succeeded(command(*grata_call(place, whole)))
     if saving:
-        monkeypatch.setattr(pipeline, "SAVE_SECONDS", 0.0)
+        monkeypatch.setattr(run_folder, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         Kill(patch, after)
         said = command(*grata_call(place, out))
@@ -377,12 +377,18 @@ def test_a_finished_run_is_resumed_without_computing_anything(command, place, tm
     assert record(out)["status"] == "finished"
 
 
+def unfinished(out):
+    """As if the run had been stopped before its end."""
+    (out / "run.json").write_text(json.dumps({**record(out), "status": "running"}))
+
+
 def test_a_last_line_that_was_cut_is_computed_again(command, place, tmp_path):
     call = ["adapt", "--source", place / "nested", "--method", "source", "--images", place / "north" / "images"]
     succeeded(command(*call, "--out", tmp_path / "out"))
     whole = table(tmp_path / "out")
     text = (tmp_path / "out" / "predictions.csv").read_text()
     (tmp_path / "out" / "predictions.csv").write_text(text[:-2])
+    unfinished(tmp_path / "out")
     succeeded(command(*call, "--out", tmp_path / "out", "--resume"))
     assert timeless(table(tmp_path / "out")) == timeless(whole)
 
@@ -488,7 +494,7 @@ def test_domains_of_a_list_side_by_side(command, place, tmp_path):
 def test_killed_streams_are_resumed_to_the_same_results(command, place, tmp_path, monkeypatch, after, devices):
     layout = (*TENT, "--streams", 2, "--devices", devices)
     out = tmp_path / "out"
-    monkeypatch.setattr(pipeline, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(run_folder, "SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         Kill(patch, after)
         assert command(*three_domains(place, out, *layout)).status == 130

@@ -9,14 +9,15 @@ import pytest
 from folders import pixels, record, refused, succeeded, table, timeless
 from scans import SHAPE, anatomy, load_canonical, save_volume, scans, volume_model
 
-from jaxtta import metrics
+from jaxtta import checkpoint, metrics
 from jaxtta.core import Output, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.methods import METHODS
-from jaxtta.runs import serving, writing
+from jaxtta.runs import folder as run_folder
 from jaxtta.runs import stream as pipeline
+from jaxtta.runs import writing
 
 pytest_plugins = ("command_line",)
 
@@ -255,14 +256,14 @@ def test_a_killed_run_is_resumed_to_the_same_results(command, place, tmp_path, m
     if not whole.exists():
         succeeded(call(whole, *options))
     out = tmp_path / "out"
-    monkeypatch.setattr(pipeline, "SAVE_SECONDS", 0.0)
-    saves, save = [], serving.checkpoint.save_state
+    monkeypatch.setattr(run_folder, "SAVE_SECONDS", 0.0)
+    saves, save = [], checkpoint.save_state
 
     def saved(path, state, metadata):
         saves.append((metadata["ticks"], metadata["rows"]))
         save(path, state, metadata)
 
-    monkeypatch.setattr(serving.checkpoint, "save_state", saved)
+    monkeypatch.setattr(checkpoint, "save_state", saved)
     options += ("--streams", streams)
     stopped(monkeypatch, command, functools.partial(call, out, *options), at=at)
     # Saved between cases alone: side by side, where both streams have just ended one.

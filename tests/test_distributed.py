@@ -1,5 +1,6 @@
 """Two real processes on this machine, bound to the loopback address, share the domains of one run."""
 
+import json
 import os
 import socket
 import subprocess
@@ -101,6 +102,7 @@ def test_two_processes_give_what_one_gives_and_are_resumed(command, place, tmp_p
     (out / "predictions-0.csv").write_text("\n".join([lines[0], lines[1]]) + "\n")
     (out / "predictions-1.csv").write_text("\n".join([lines[0], lines[4]]) + "\n")
     (out / "predictions.csv").unlink()
+    (out / "run.json").write_text(json.dumps({**record(out), "status": "running"}))
     succeeded_twice(two(call(place, out, "--resume")))
     same(out, alone)
     after = {p for p, then in pictures.items() if p.stat().st_mtime_ns != then}

@@ -17,6 +17,7 @@ from jaxtta.models import HEADS, build
 from jaxtta.transfer.ac_corr import ac_corr
 from jaxtta.transfer.lftm import METRICS
 from jaxtta.workflows import finetune as tuning
+from jaxtta.workflows import rank as ranking
 from jaxtta.workflows.rank import CHOICES
 
 pytest_plugins = ("command_line",)
@@ -175,6 +176,23 @@ def test_it_writes_over_a_ranking_only_when_asked(rank, tmp_path):
     succeeded(rank("--by", "crop", "--overwrite"))
     with open(tmp_path / "out" / "ranking.csv", newline="") as file:
         assert "crop" in csv.DictReader(file).fieldnames
+
+
+def test_a_stopped_ranking_begins_again_and_a_finished_one_stays(rank, tmp_path, monkeypatch):
+    def interrupted(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    succeeded(rank("--by", "entropy", out=tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(ranking, "_dice", interrupted)
+        assert rank("--by", "entropy").status == 130
+    refused(rank("--by", "entropy"), "--resume")
+    refused(rank("--by", "entropy", "--resume", "--seed", 1), "another seed")
+    succeeded(rank("--by", "entropy", "--resume"))
+    for name in ("ranking.csv", "images.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    monkeypatch.setattr(ranking, "_label_free_ranking", interrupted)
+    assert "entropy" in succeeded(rank("--by", "entropy", "--resume")).out
 
 
 def test_bad_input(rank, place, tmp_path):

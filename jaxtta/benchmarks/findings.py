@@ -11,7 +11,7 @@ from jaxtta.benchmarks.report import Picture, Section, report
 from jaxtta.benchmarks.scores import summary
 from jaxtta.benchmarks.tables import COST_NOTES, SCORE_NOTES, comma_separated, latex, markdown, tables
 from jaxtta.core import Task
-from jaxtta.runs.output import write_text
+from jaxtta.runs.files import write_text
 from jaxtta.runs.results import aligned
 
 Rows = Sequence[Mapping[str, Any]]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtta.core import Task
 from jaxtta.data import images, overlays
 from jaxtta.data.sample import Assembly
-from jaxtta.runs.output import write_json
+from jaxtta.runs.files import write_json
 from jaxtta.runs.writing import picture
 
 SIDE = 320  # longer side of a picture, in pixels

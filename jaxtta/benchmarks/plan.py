@@ -2,21 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxtta import checkpoint, plots
 from jaxtta.benchmarks.cells import Cell, file_name
-from jaxtta.benchmarks.configuration import resolved
 from jaxtta.benchmarks.protocols import drawn_orders, streams
 from jaxtta.core import InputError, Method
 from jaxtta.data.cases import Case
 from jaxtta.data.prefetch import prefetch
 from jaxtta.models.precision import with_precision
 from jaxtta.plans import Benchmark, words
-from jaxtta.runs import inputs, options, output
+from jaxtta.runs import inputs, options
 
 NOTHING = "source"  # the method that adapts nothing, which the others are compared with
 
@@ -32,8 +30,7 @@ class Ready(NamedTuple):
         steps: of each source, those of each case.
         sizes: the share of each picture that is structure, where a protocol asks for it.
         bad: files left out.
-        before: the `run.json` of the benchmark to resume.
-        identity: what that must have in common with this one.
+        identity: what a benchmark that is resumed must have in common with this one.
     """
 
     plan: Benchmark
@@ -43,7 +40,6 @@ class Ready(NamedTuple):
     steps: dict[str, dict[Case, int]]
     sizes: dict[Case, float]
     bad: list[dict[str, str]]
-    before: dict[str, Any] | None
     identity: dict[str, Any]
 
     def cells(self, source: str, method: str) -> list[Cell]:
@@ -72,10 +68,7 @@ def ready(plan: Benchmark, registry: Mapping[str, Callable[..., Method]]) -> Rea
     Raises:
         InputError: anything wrong with the input.
     """
-    plan = resolved(plan)
-    out = Path(plan.out)
     plots.require_matplotlib()
-    before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
     loaded = {label: checkpoint.load(path) for label, path in plan.sources.items()}
     loaded = {k: one._replace(model=with_precision(one.model, plan.precision)) for k, one in loaded.items()}
     first = next(iter(loaded.values()))
@@ -118,11 +111,9 @@ def ready(plan: Benchmark, registry: Mapping[str, Callable[..., Method]]) -> Rea
         "precision": plan.precision,
         "cases": [f"{case.domain}/{case.name}" for case in good],
     }
-    if before is not None:
-        output.same_run(out, before, identity)
     steps = {label: {case: one.cases[case] for case in good} for label, one in checked.items()}
     sizes = _sizes(first, good) if by_size else {}
-    return Ready(plan, loaded, factories, grouped, steps, sizes, bad, before, identity)
+    return Ready(plan, loaded, factories, grouped, steps, sizes, bad, identity)
 
 
 def _factory(label: str, registry: Mapping[str, Callable[..., Method]]) -> Callable[..., Method]:

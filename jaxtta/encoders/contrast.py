@@ -48,7 +48,7 @@ class Contrast(NamedTuple):
     steps: int
 
 
-def train(plan: Any, contrast: Contrast, windows: Windows, shown: np.ndarray) -> tuple[Any, list[dict]]:
+def train(plan: Any, contrast: Contrast, windows: Windows, shown: np.ndarray, folder: Any) -> tuple[Any, list[dict]]:
     """All steps, from where an earlier run stopped; the state after them and a row for each epoch."""
     out, key, steps = Path(plan.out), jax.random.key(plan.seed), contrast.steps
     state = contrast.init(key, {"image": windows.images[np.resize(shown, plan.batch)]})

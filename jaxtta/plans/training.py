@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from jaxtta.plans.parts import Labels, LabelsOfEncoder, MaskedImages, Network, Recipe, Result, Resumable, Volumes
+from jaxtta.plans.parts import Labels, LabelsOfEncoder, MaskedImages, Network, Recipe, Resumable, Volumes
 from jaxtta.plans.words import Size, Words
 
 
@@ -65,7 +65,7 @@ class FineTuning(Resumable, Recipe, LabelsOfEncoder, MaskedImages):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ranking(Result, Recipe, LabelsOfEncoder, MaskedImages):
+class Ranking(Resumable, Recipe, LabelsOfEncoder, MaskedImages):
     """Rank several source models by how well they suit a set of images.
 
     metrics without labels, each from 0 to 1:

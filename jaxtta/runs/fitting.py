@@ -3,7 +3,6 @@
 A plan here is a `jaxtta.workflows.train.Training`.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,8 @@ from jaxtta.data.prepared import Prepared, prepare_all
 from jaxtta.data.sample import cut
 from jaxtta.data.windows import Blend
 from jaxtta.models import Model
-from jaxtta.runs import inputs, options, output, results
+from jaxtta.runs import inputs, options, results
+from jaxtta.runs.folder import RunFolder
 from jaxtta.segmentation import TrainingState, released_optimiser
 
 LOG = "training.csv"
@@ -102,9 +102,9 @@ def fit(
     plan: Any,
     fitted: Fit,
     cases: Labelled,
+    folder: RunFolder,
     *,
     identity: dict[str, Any],
-    before: dict[str, Any] | None,
     reads: list[Path],
 ) -> dict[str, Any]:
     """Trains, or goes on with it; returns the content of `run.json`.
@@ -113,24 +113,19 @@ def fit(
         plan: what to train on what.
         fitted: how.
         cases: the data.
+        folder: where to.
         identity: what a run that is resumed must have in common with the one before, beside the recipe and the cases.
-        before: the `run.json` of the run to resume.
         reads: what the command reads beside the cases.
     """
-    out = Path(plan.out)
     split = dict(zip(("training", "validation"), _split(plan, cases.cases)))
-    identity |= {name: getattr(plan, name) for name in (*RECIPE, "seed")}
-    identity |= {name: [f"{case.domain}/{case.name}" for case in part] for name, part in split.items()}
-    if before is not None:
-        output.same_run(out, before, identity)
-    else:
-        output.begin_output(out, [*reads, *cases.files])
-    record = {"status": "running", **identity, "bad": cases.bad, "device": str(jax.devices()[0])}
-    record |= {"versions": checkpoint.versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    output.write_json(out / output.RUN, record)
-    record |= {"status": "finished", **_epochs(plan, fitted, **split)}
-    output.write_json(out / output.RUN, record)
-    return record
+    identity = {
+        **identity,
+        **{name: getattr(plan, name) for name in (*RECIPE, "seed")},
+        **{name: [f"{case.domain}/{case.name}" for case in part] for name, part in split.items()},
+    }
+    if not folder.begin(identity, [*reads, *cases.files], scratch=[PREPARED], bad=cases.bad):
+        return folder.record
+    return folder.finish(**_epochs(plan, fitted, **split))
 
 
 def _epochs(plan: Any, fitted: Fit, training: list[Case], validation: list[Case]) -> dict:
@@ -162,7 +157,6 @@ def _epochs(plan: Any, fitted: Fit, training: list[Case], validation: list[Case]
         fitted.save(source, state, log)
         if not plan.quiet:
             tqdm.write(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in log[-1].items()))
-    shutil.rmtree(out / PREPARED)
     best = max(log, key=lambda row: row.get("dice", row["epoch"]))
     return {"best": best, "last": log[-1], "parameters": sum(a.size for a in jax.tree.leaves(state.params))}
 

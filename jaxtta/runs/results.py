@@ -1,7 +1,6 @@
 """The tables an adaptation leaves behind: a row for each case, and the summary over domains."""
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from scipy import stats as distributions
 
 from jaxtta.core import Task
 from jaxtta.data.cases import Case
+from jaxtta.runs.files import replacing
 
 TABLE = "predictions.csv"
 TEXT = ("domain", "name", "source", "arm", "part", "by", "protocol", "method")
@@ -52,11 +52,8 @@ def in_order(rows: Sequence[dict], cases: Sequence[Case]) -> list[dict]:
 
 def write_rows(path: Path, rows: Sequence[dict]) -> None:
     """Writes a whole table at once, or not at all, making its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with Table(temporary, rows):
+    with replacing(path) as temporary, Table(temporary, rows):
         pass
-    os.replace(temporary, path)
 
 
 def read_rows(path: Path) -> list[dict]:

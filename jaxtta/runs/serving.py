@@ -1,7 +1,6 @@
 """What `jaxtta adapt` makes of the pipeline: files, a table that grows row by row, and states to resume from."""
 
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,108 +8,110 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxtta import checkpoint, run
+from jaxtta.core import Tree
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
 from jaxtta.runs import results, writing
+from jaxtta.runs.folder import RunFolder
 from jaxtta.runs.stream import Visit, along
 from jaxtta.schedule import schedule
 
 
-class Share(NamedTuple):
-    """Which process this is, and of how many; alone, its files bear the plain names."""
+class Wanted(NamedTuple):
+    """What a run of adaptation is like, beside its method and its cases.
 
-    number: int
-    count: int
+    Attributes:
+        batch: windows in a step.
+        seed: of the keys.
+        probabilities: write probability maps too.
+        overlays: write contour overlays.
+        label: what the progress bar says; without one there is no bar.
+    """
 
-    def has(self, stream: int) -> bool:
-        """Whether the stream of that number is this process's."""
-        return stream % self.count == self.number
-
-    def file(self, name: str) -> str:
-        """This process's own file of that name."""
-        stem, dot, suffix = name.partition(".")
-        return name if self.count == 1 else f"{stem}-{self.number}{dot}{suffix}"
+    batch: int
+    seed: int
+    probabilities: bool
+    overlays: bool
+    label: str | None
 
 
 def serve(
-    plan: Any,
     loaded: checkpoint.Checkpoint,
     streams: run.Streams,
     groups: dict[int, dict[Case, int]],
+    folder: RunFolder,
+    wanted: Wanted,
     *,
     several: bool,
-    share: Share,
-) -> tuple[float, list[dict]]:
-    """Adapts along all streams of this process and writes their files.
+) -> float:
+    """Adapts along all streams of this process and writes their files; returns the seconds of compilation.
 
     Args:
-        plan: an `Adaptation`.
         loaded: the source's checkpoint.
         streams: the compiled method.
         groups: the cases of each stream, with their steps, by its number in the whole run, which its keys depend on.
+        folder: where to write and what to go on from.
+        wanted: the rest.
         several: whether the whole run has several domains, each with a folder of its own.
-        share: which of the processes this is.
-
-    Returns:
-        Seconds of compilation, and a row for each case in their order.
     """
-    out, cases = Path(plan.out), [case for group in groups.values() for case in group]
+    cases = [case for group in groups.values() for case in group]
+    path = folder.out / folder.share.file(results.TABLE)
     if not cases:
-        results.write_rows(out / share.file(results.TABLE), [])
-        return 0.0, []
+        results.write_rows(path, [])
+        return 0.0
     ticks = schedule([sum(group.values()) for group in groups.values()], streams.places)
-    shape = (streams.places, plan.batch, *loaded.preprocessing.size, loaded.preprocessing.channels)
-    states, key = streams.begin(np.zeros(shape, np.float32)), jax.random.key(plan.seed)
-    table_path, resume = out / share.file(results.TABLE), out / share.file("resume")
-    done, rows = 0, []
-    if plan.resume:
-        done, rows, kept = _resumed((out / results.TABLE, table_path), resume, states, cases, len(ticks))
-        states = states if kept is None else streams.put(kept)
+    shape = (streams.places, wanted.batch, *loaded.preprocessing.size, loaded.preprocessing.channels)
+    blank = np.zeros(shape, np.float32)
+    states, key = streams.begin(blank), jax.random.key(wanted.seed)
+    done, rows, kept = _resumed(folder, states, cases, len(ticks))
+    states = states if kept is None else streams.put(kept)
     began = time.perf_counter()
     if done < len(ticks):
-        streams.compile(key, ticks[0], states, np.zeros(shape, np.float32))
+        streams.compile(key, ticks[0], states, blank)
     compile_seconds = time.perf_counter() - began
-    folders = writing.Folders(out, probabilities=plan.probabilities, overlays=plan.overlays)
+    folders = writing.Folders(folder.out, probabilities=wanted.probabilities, overlays=wanted.overlays)
 
     def finish(visit: Visit, assembly: Assembly, info: dict[str, float], seconds: float) -> dict[str, Any]:
-        own = folders.of(visit.case.domain if several else "")
-        return writing.finish(assembly, info, seconds, folders=own, loaded=loaded)
+        of_domain = folders.of(visit.case.domain if several else "")
+        return writing.finish(assembly, info, seconds, folders=of_domain, loaded=loaded)
 
     visits = [
         [Visit(number, place, *item) for place, item in enumerate(group.items())] for number, group in groups.items()
     ]
-    unit, how = loaded.preprocessing.kind, {"key": key, "batch": plan.batch, "keep": plan.probabilities}
-    bar = tqdm(total=len(cases), initial=len(rows), desc=plan.method, unit=unit, disable=plan.quiet or None)
-    with bar, results.Table(table_path, rows) as table:
-        for count, kept, finished in along(loaded, streams, visits, ticks[done:], states, finish=finish, **how):
+    adapting = along(
+        loaded, streams, visits, ticks[done:], states,
+        key=key, batch=wanted.batch, keep=wanted.probabilities, finish=finish, due=folder.due,
+    )  # fmt: skip
+    bar = tqdm(
+        total=len(cases), initial=len(rows), desc=wanted.label, unit=loaded.preprocessing.kind,
+        disable=wanted.label is None or None,
+    )  # fmt: skip
+    with folder.steps(), bar, results.Table(path, rows) as table:
+        for count, kept, finished in adapting:
             for row in finished:
                 _report(bar, table, row)
             if kept is not None:
-                checkpoint.save_state(resume, kept, {"ticks": done + count, "rows": len(table.rows)})
-    rows = results.in_order(table.rows, cases)
-    results.write_rows(table_path, rows)
-    return compile_seconds, rows
+                folder.save(kept, {"ticks": done + count, "rows": len(table.rows)})
+    results.write_rows(path, results.in_order(table.rows, cases))
+    return compile_seconds
 
 
-def _resumed(
-    tables: tuple[Path, Path], resume: Path, like: Any, cases: list[Case], ticks: int
-) -> tuple[int, list[dict], Any]:
+def _resumed(folder: RunFolder, like: Tree, cases: list[Case], ticks: int) -> tuple[int, list[dict], Tree]:
     """Ticks done, their rows, and the states after them; no states when nothing is left or nothing can be gone on from.
 
     The first table is that of all processes, which is there once they have finished; the second this process's own.
     """
-    own, rows = {(case.domain, case.name) for case in cases}, []
-    for table in tables:
-        there = results.read_rows(table) if table.is_file() else []
-        rows = [row for row in there if (row["domain"], row["name"]) in own]
+    names, rows = {(case.domain, case.name) for case in cases}, []
+    for table in (results.TABLE, folder.share.file(results.TABLE)):
+        there = results.read_rows(folder.out / table) if (folder.out / table).is_file() else []
+        rows = [row for row in there if (row["domain"], row["name"]) in names]
         if len(rows) == len(cases):
             return ticks, rows, None
-    if not rows or not resume.is_dir():
+    saved = folder.load(like) if rows else None
+    if saved is None or len(rows) < saved[1]["rows"]:  # stopped while the table was written anew: the states are ahead
         return 0, [], None
-    kept, manifest = checkpoint.load_state(resume, like)
-    if len(rows) < manifest["rows"]:  # stopped while the table was written anew: the states are ahead of it
-        return 0, [], None
-    return manifest["ticks"], rows[: manifest["rows"]], kept
+    kept, told = saved
+    return told["ticks"], rows[: told["rows"]], kept
 
 
 def _report(bar: tqdm, table: results.Table, row: dict) -> None:

@@ -20,7 +20,6 @@ from jaxtta.data.prefetch import prefetch
 from jaxtta.data.sample import Assembly, Sample
 from jaxtta.schedule import Tick
 
-SAVE_SECONDS = 60.0
 READERS = max(2, min(8, os.cpu_count() or 2))
 FINISHERS = max(2, min(4, os.cpu_count() or 2))
 
@@ -68,11 +67,12 @@ def along(
     batch: int,
     keep: bool,
     finish: Finish,
+    due: Callable[..., bool] = lambda whole: False,
 ) -> Iterator[tuple[int, Any, list[dict[str, Any]]]]:
     """Adapts along all streams and gives out `(ticks dispatched, states or None, [row, ...])`, tick by tick.
 
-    Rows come in the order in which the cases end. Every now and then, when no case is half done, the states are given
-    out too, as host arrays, to be saved: then the rows of all that was dispatched have been given out.
+    Rows come in the order in which the cases end. Where it is due, and no case is half done, the states are given out
+    too, as host arrays, to be saved: then the rows of all that was dispatched have been given out.
 
     Args:
         loaded: the source's checkpoint.
@@ -84,6 +84,7 @@ def along(
         batch: windows in a step.
         keep: whether the assemblies keep probabilities.
         finish: makes a row of a case that has ended, `(visit, assembly, mean info, seconds) -> row`, in a thread.
+        due: whether the states are to be given out, `(*, whole)`, asked at each tick: whether no case is half done.
     """
     waiting: collections.deque[Future] = collections.deque()
     unfinished: dict[tuple[int, int], Unfinished] = {}
@@ -94,7 +95,7 @@ def along(
             rows.append(waiting.popleft().result())
         return [row for row in rows if row is not None]
 
-    computed = _computed(loaded, streams, visits, ticks, states, key=key, batch=batch)
+    computed = _computed(loaded, streams, visits, ticks, states, key=key, batch=batch, due=due)
     with ThreadPoolExecutor(FINISHERS) as pool:
         for count, kept, served in computed:
             for one in served:
@@ -159,7 +160,7 @@ class Reader:
         return samples[0], samples[0].inputs(step)
 
 
-def _computed(loaded, streams: run.Streams, visits, ticks, states, *, key: Key, batch: int) -> Iterator[tuple]:
+def _computed(loaded, streams: run.Streams, visits, ticks, states, *, key: Key, batch: int, due) -> Iterator[tuple]:
     """`(ticks dispatched, states or None, [Served, ...])`, tick by tick.
 
     The next inputs are read while these are computed, and results are fetched one tick late, so the device always has
@@ -171,7 +172,7 @@ def _computed(loaded, streams: run.Streams, visits, ticks, states, *, key: Key, 
     reading = prefetch(Reader(loaded, batch), items, workers=READERS, depth=2 * streams.places + READERS)
     size = (*loaded.preprocessing.size, loaded.preprocessing.channels)
     computing: collections.deque[tuple] = collections.deque()
-    fetched = saved = time.perf_counter()
+    fetched = time.perf_counter()
     for count, tick in enumerate(ticks, start=1):
         images = np.zeros((streams.places, batch, *size), np.float32)
         given: dict[int, tuple[Visit, int, Sample]] = {}
@@ -184,9 +185,9 @@ def _computed(loaded, streams: run.Streams, visits, ticks, states, *, key: Key, 
         states, outputs = streams.step(key, tick._replace(stream=numbers[tick.stream]), states, images)
         computing.append((given, outputs))
         whole = all(step == visit.steps - 1 for visit, step, _ in given.values())
-        due = whole and time.perf_counter() - saved > SAVE_SECONDS
+        saving = due(whole=whole)
         served = []
-        while len(computing) > (0 if due or count == len(ticks) else 1):
+        while len(computing) > (0 if saving or count == len(ticks) else 1):
             given, outputs = computing.popleft()
             probabilities, info = jax.device_get(outputs)
             seconds = (time.perf_counter() - fetched) / len(given)
@@ -194,5 +195,4 @@ def _computed(loaded, streams: run.Streams, visits, ticks, states, *, key: Key, 
             for place, (visit, step, sample) in given.items():
                 scalars = {name: float(values[place]) for name, values in info.items()}
                 served.append(Served(visit, sample, step, probabilities[place], scalars, seconds))
-        yield count, jax.device_get(states) if due else None, served
-        saved = time.perf_counter() if due else saved
+        yield count, jax.device_get(states) if saving else None, served

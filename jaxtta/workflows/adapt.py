@@ -1,8 +1,6 @@
 """`jaxtta adapt`: a source model meets unlabelled images; masks, overlays and a table of evidence come out."""
 
 import dataclasses
-import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +14,9 @@ from jaxtta.data.cases import Case
 from jaxtta.distributed import together
 from jaxtta.models.precision import with_precision
 from jaxtta.plans import Adaptation
-from jaxtta.runs import inputs, options, output, results
-from jaxtta.runs.serving import Share, serve
+from jaxtta.runs import inputs, options, results
+from jaxtta.runs.folder import STATE, RunFolder, Share
+from jaxtta.runs.serving import Wanted, serve
 
 
 def adapt(plan: Adaptation) -> dict[str, Any]:
@@ -31,39 +30,44 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
     """
     _join(plan)
     plan = dataclasses.replace(plan, quiet=plan.quiet or not distributed.speaks())
-    out = Path(plan.out)
-    ready = together(lambda: _ready(plan))
-    plan, share, loaded, streams, checked = ready.plan, ready.share, ready.loaded, ready.streams, ready.checked
-    reads = [path for case in ready.cases for path in case.files]
-    first = share.number == 0
-    together(lambda: first and ready.before is None and output.begin_output(out, [Path(plan.source), *reads]))
-    record = {
-        "status": "running",
-        **ready.identity,
-        "source": str(plan.source),
-        "images": [str(path) for path in plan.images],
-        "bad": checked.bad,
-        "devices": [str(device) for device in jax.local_devices()[: streams.devices]],
-        "places": streams.places,
-        "versions": checkpoint.versions(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    _written(out, share, record)
+    share = Share(jax.process_index(), jax.process_count())
+    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume, share=share) as folder:
+        return _adapt(plan, folder)
+
+
+def _adapt(plan: Adaptation, folder: RunFolder) -> dict[str, Any]:
+    out, share = folder.out, folder.share
+    ready = together(lambda: _ready(plan, share))
+    plan, loaded, streams, checked = ready.plan, ready.loaded, ready.streams, ready.checked
+    mine = {case for group in ready.groups.values() for case in group}
+    begun = folder.begin(
+        ready.identity,
+        [Path(plan.source), *(path for case in ready.cases for path in case.files)],
+        elsewhere={f"{case.domain}/{case.name}" for case in ready.cases if case not in mine},
+        scratch=[STATE],
+        source=str(plan.source),
+        images=[str(path) for path in plan.images],
+        bad=checked.bad,
+        devices=[str(device) for device in jax.local_devices()[: streams.devices]],
+        places=streams.places,
+    )
+    if not begun:
+        return folder.record
     began = time.perf_counter()
     several = len({case.domain for case in ready.cases}) > 1
     groups = {
         number: {c: checked.cases[c] for c in group if c in checked.cases} for number, group in ready.groups.items()
     }
     groups = {number: group for number, group in groups.items() if group}
-    compile_seconds, _ = together(lambda: serve(plan, loaded, streams, groups, several=several, share=share))
+    label = None if plan.quiet else plan.method
+    wanted = Wanted(plan.batch, plan.seed, plan.probabilities, plan.overlays, label)
+    compile_seconds = together(lambda: serve(loaded, streams, groups, folder, wanted, several=several))
     seconds = {"compile_seconds": round(compile_seconds, 3), "seconds": round(time.perf_counter() - began, 3)}
     rows = together(lambda: _rows(out, share, ready.cases))
-    record |= {"status": "finished", **seconds, **results.summary(rows, loaded.task)}
-    together(lambda: first and results.write_rows(out / results.TABLE, rows))
-    record = _written(out, share, record)
+    together(lambda: share.number == 0 and results.write_rows(out / results.TABLE, rows))
+    record = folder.finish(**seconds, **results.summary(rows, loaded.task))
     if share.count > 1:
         (out / share.file(results.TABLE)).unlink()
-    shutil.rmtree(out / share.file("resume"), ignore_errors=True)
     return record
 
 
@@ -90,30 +94,24 @@ class Ready(NamedTuple):
 
     Attributes:
         plan: with every choice made.
-        share: which of the processes this is.
         loaded: the source's checkpoint.
         streams: the method, to be compiled.
         cases: of all processes.
         groups: the cases of each of this process's streams, by its number among all.
         checked: of this process, read once.
         identity: what a run that is resumed must have in common with the one before; its cases are this process's.
-        before: the `run.json` of the run to resume.
     """
 
     plan: Adaptation
-    share: Share
     loaded: checkpoint.Checkpoint
     streams: run.Streams
     cases: list[Case]
     groups: dict[int, list[Case]]
     checked: inputs.Checked
     identity: dict[str, Any]
-    before: dict[str, Any] | None
 
 
-def _ready(plan: Adaptation) -> Ready:
-    out = Path(plan.out)
-    before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
+def _ready(plan: Adaptation, share: Share) -> Ready:
     loaded = checkpoint.load(plan.source)
     method = options.build_method(
         plan.method,
@@ -128,16 +126,16 @@ def _ready(plan: Adaptation) -> Ready:
     cases = inputs.find_all(list(plan.images), list(plan.masks), preprocessing, root=plan.root)
     blank = jax.ShapeDtypeStruct((plan.batch, *preprocessing.size, preprocessing.channels), np.float32)
     run.check(method, loaded.source, blank)
-    share = Share(jax.process_index(), jax.process_count())
     groups = {number: group for number, group in enumerate(_streams(cases, plan.reset)) if share.has(number)}
-    own = [case for group in groups.values() for case in group]
+    mine = [case for group in groups.values() for case in group]
     places = max(1, min(plan.streams, len(groups)))
     mesh = run.mesh_for(places, plan.devices)
     streams = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh)
     checked = inputs.Checked({}, True, [])
-    if own:
-        reading = {"batch": plan.batch, "skip_bad": plan.skip_bad, "quiet": plan.quiet}
-        checked = inputs.check_cases(own, preprocessing, loaded.task, **reading)
+    if mine:
+        checked = inputs.check_cases(
+            mine, preprocessing, loaded.task, batch=plan.batch, skip_bad=plan.skip_bad, quiet=plan.quiet
+        )
     identity = {
         "method": plan.method,
         "settings": plan.settings,
@@ -155,11 +153,7 @@ def _ready(plan: Adaptation) -> Ready:
         "source_sha256": loaded.manifest["sha256"],
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
     }
-    if before is not None:
-        others = {f"{case.domain}/{case.name}" for case in set(cases) - set(own)}  # for other processes to compare
-        theirs = [case for case in before.get("cases", []) if case not in others]
-        output.same_run(out, {**before, "cases": theirs}, identity)
-    return Ready(plan, share, loaded, streams, cases, groups, checked, identity, before)
+    return Ready(plan, loaded, streams, cases, groups, checked, identity)
 
 
 def _streams(cases: list[Case], reset: str) -> list[list[Case]]:
@@ -179,17 +173,3 @@ def _rows(out: Path, share: Share, cases: list[Case]) -> list[dict]:
     """The rows of all processes, in the order of the cases."""
     tables = [out / Share(number, share.count).file(results.TABLE) for number in range(share.count)]
     return results.in_order([row for table in tables for row in results.read_rows(table)], cases)
-
-
-def _written(out: Path, share: Share, record: dict[str, Any]) -> dict[str, Any]:
-    """Writes `run.json` for all processes and returns it."""
-    parts = [out / Share(number, share.count).file(output.RUN) for number in range(share.count)]
-    together(lambda: output.write_json(parts[share.number], record))
-    if share.count == 1:
-        return record
-    records = together(lambda: [json.loads(part.read_text()) for part in parts])
-    whole = record | {key: [item for r in records for item in r[key]] for key in ("cases", "bad", "devices")}
-    whole |= {key: max(r[key] for r in records) for key in ("compile_seconds", "seconds") if key in record}
-    together(lambda: share.number == 0 and output.write_json(out / output.RUN, whole))
-    together(lambda: parts[share.number].unlink())
-    return whole

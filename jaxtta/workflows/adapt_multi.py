@@ -1,6 +1,5 @@
 """`jaxtta adapt-multi`: several source models meet unlabelled images; segmentations by one arm or by each come out."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ from jaxtta.data.kinds import to_dict
 from jaxtta.data.prefetch import prefetch
 from jaxtta.data.sample import Assembly
 from jaxtta.plans import MultiAdaptation
-from jaxtta.runs import fitting, inputs, output, results, writing
+from jaxtta.runs import fitting, inputs, results, writing
+from jaxtta.runs.folder import STATE, RunFolder
 from jaxtta.transfer import arms, tgma
 from jaxtta.transfer.arms import TOGETHER, TRAINED, VOTES, Arm, Observed
 from jaxtta.transfer.lftm import METRICS
@@ -39,8 +39,11 @@ def adapt_multi(plan: MultiAdaptation) -> dict[str, Any]:
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
-    out = Path(plan.out)
-    before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
+    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume) as folder:
+        return _adapt(plan, folder)
+
+
+def _adapt(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
     _check_numbers(plan)
     named = load_sources(plan.sources)
     chosen = _chosen(plan, arm_names(list(named)))
@@ -60,22 +63,11 @@ def adapt_multi(plan: MultiAdaptation) -> dict[str, Any]:
         "scored": cases[0].mask is not None,
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
     }
-    if before is not None:
-        output.same_run(out, before, identity)
-        if before["status"] == "finished":
-            return before
-    else:
-        output.begin_output(out, [*map(Path, plan.sources), *(path for case in cases for path in case.files)])
-    record = {"status": "running", **identity, "sources": [str(path) for path in plan.sources]}
-    record |= {"images": [str(path) for path in plan.images], "bad": checked.bad, "device": str(jax.devices()[0])}
-    record |= {"versions": checkpoint.versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    output.write_json(out / output.RUN, record)
-    record |= _run(plan, named, chosen, checked.cases)
-    record["status"] = "finished"
-    output.write_json(out / output.RUN, record)
-    for name in (ARRAYS, "resume"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    return record
+    reads = [*map(Path, plan.sources), *(path for case in cases for path in case.files)]
+    told = {"sources": [str(path) for path in plan.sources], "images": [str(path) for path in plan.images]}
+    if not folder.begin(identity, reads, scratch=[ARRAYS, STATE], **told, bad=checked.bad):
+        return folder.record
+    return folder.finish(**_run(plan, named, chosen, checked.cases))
 
 
 def _run(

@@ -8,16 +8,17 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from jaxtta import checkpoint, run
+from jaxtta import run
 from jaxtta.benchmarks.cells import Cell, Subject, compile_cost, file_name, run_cell, step_cost
-from jaxtta.benchmarks.configuration import configured
+from jaxtta.benchmarks.configuration import configured, resolved
 from jaxtta.benchmarks.findings import write_report
 from jaxtta.benchmarks.gallery import Gallery
 from jaxtta.benchmarks.plan import NOTHING, Ready, ready
 from jaxtta.core import InputError, Method
 from jaxtta.methods import METHODS
 from jaxtta.plans import Benchmark
-from jaxtta.runs import output, results
+from jaxtta.runs import results
+from jaxtta.runs.folder import RunFolder
 from jaxtta.workflows.benchmark_demo import drawn
 from jaxtta.wrappers import guarded
 
@@ -55,28 +56,35 @@ def benchmark(plan: Benchmark, *, registry: Mapping[str, Callable[..., Method]] 
     """
     if plan.compilation_cache is not None:
         run.use_compilation_cache(plan.compilation_cache)
-    checked = ready(plan, registry)
-    plan, out = checked.plan, Path(plan.out)
-    if checked.before is None:
-        reads = [path for cases in checked.domains.values() for case in cases for path in case.files]
-        output.begin_output(out, [*map(Path, plan.sources.values()), *reads])
-    record = {
-        "status": "running",
-        "command": "benchmark",
-        **checked.identity,
-        "methods": list(checked.factories),
-        "seeds": list(plan.seeds),
-        "against": plan.against,
-        "paths": {label: str(path) for label, path in plan.sources.items()},
-        "images": [str(path) for path in plan.images],
-        "bad": checked.bad,
-        "devices": [str(device) for device in jax.local_devices()],
-        "versions": checkpoint.versions(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    output.write_json(out / output.RUN, record)
-    began = time.perf_counter()
-    refused = _run(checked)
+    plan = resolved(plan)
+    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume) as folder:
+        checked = ready(plan, registry)
+        folder.begin(
+            checked.identity,
+            [
+                *map(Path, plan.sources.values()),
+                *(path for cases in checked.domains.values() for case in cases for path in case.files),
+            ],
+            grows=True,
+            command="benchmark",
+            methods=list(checked.factories),
+            seeds=list(plan.seeds),
+            against=plan.against,
+            paths={label: str(path) for label, path in plan.sources.items()},
+            images=[str(path) for path in plan.images],
+            bad=checked.bad,
+            devices=[str(device) for device in jax.local_devices()],
+        )
+        began = time.perf_counter()
+        refused = _run(checked)
+        folder.record["refused"] = [{"source": s, "method": m, "error": error} for (s, m), error in refused.items()]
+        folder.record["seconds"] = round(time.perf_counter() - began, 3)
+        return folder.finish(summary=_report(checked, refused, folder.record))
+
+
+def _report(checked: Ready, refused: Mapping[tuple[str, str], str], record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Writes the rows of all cells as one table, and the report; returns its summary."""
+    plan, out = checked.plan, Path(checked.plan.out)
     done = [
         cell for source in plan.sources for method in checked.factories
         if (source, method) not in refused for cell in checked.cells(source, method)
@@ -85,12 +93,8 @@ def benchmark(plan: Benchmark, *, registry: Mapping[str, Callable[..., Method]] 
     done.sort(key=lambda cell: list(plan.sources).index(cell.source))
     rows = [row for cell in done for row in results.read_rows(_file(out, cell))]
     results.write_rows(out / RESULTS, rows)
-    record |= {"refused": [{"source": s, "method": m, "error": error} for (s, m), error in refused.items()]}
-    record |= {"status": "finished", "seconds": round(time.perf_counter() - began, 3)}
     task = next(iter(checked.loaded.values())).task
-    record |= {"summary": write_report(out, record, rows, results.read_rows(out / COSTS), task, cells=done)}
-    output.write_json(out / output.RUN, record)
-    return record
+    return write_report(out, record, rows, results.read_rows(out / COSTS), task, cells=done)
 
 
 def _run(checked: Ready) -> dict[tuple[str, str], str]:

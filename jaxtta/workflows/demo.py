@@ -3,12 +3,14 @@
 import time
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jaxtta import checkpoint, plots
 from jaxtta.core import InputError
 from jaxtta.data import images, overlays
 from jaxtta.plans import Adaptation, Demo, Synthesis
-from jaxtta.runs import output, results
+from jaxtta.runs import results
+from jaxtta.runs.folder import RunFolder
 from jaxtta.workflows.adapt import adapt
 from jaxtta.workflows.synthesize import synthesize
 
@@ -38,29 +40,14 @@ def demo(plan: Demo) -> dict[str, float]:
     if count < 1:
         raise InputError(f"count is {count}; expected at least 1 image for each centre")
     checkpoint.load(demo_checkpoint())
-    output.check_output(out, overwrite=plan.overwrite, resume=False)
-    output.begin_output(out, [demo_checkpoint()])
-    record = {"status": "running", "command": "demo", "count": count, "seed": seed}
-    output.write_json(out / output.RUN, record)
-    # The centres' seed is not the one the source's images were drawn with, so no eye is seen twice.
-    folders = synthesize(Synthesis(out=out / "data", centres=CENTRES, count=count, size=256, seed=1000 + seed))
-    records, tables = {}, {}
-    for method in METHODS:
-        one = Adaptation(
-            source=demo_checkpoint(),
-            images=tuple(folder / "images" for folder in folders),
-            masks=tuple(folder / "masks" for folder in folders),
-            out=out / method,
-            method=method,
-            seed=seed,
-        )
-        records[method] = adapt(one)
-        tables[method] = results.read_rows(out / method / results.TABLE)
-    plots.along_stream(tables, out / "stream.png")
-    images.write_png(out / "overlays.png", _gallery(out, count))
-    means = {method: record["dice"] for method, record in records.items()}
-    seconds = time.perf_counter() - began
-    output.write_json(out / output.RUN, {**record, "status": "finished", "dice": means, "seconds": round(seconds, 1)})
+    with RunFolder(out, overwrite=plan.overwrite) as folder:
+        folder.begin({"count": count, "seed": seed}, [demo_checkpoint()], command="demo")
+        records = _records(out, count, seed)
+        plots.along_stream({m: results.read_rows(out / m / results.TABLE) for m in METHODS}, out / "stream.png")
+        images.write_png(out / "overlays.png", _gallery(out, count))
+        means = {method: record["dice"] for method, record in records.items()}
+        seconds = time.perf_counter() - began
+        folder.finish(dice=means, seconds=round(seconds, 1))
     print(
         f"\nDice (%, mean of disc and cup), {count} images of each centre; the source was trained on another centre.\n"
     )
@@ -70,6 +57,15 @@ def demo(plan: Demo) -> dict[str, float]:
     )
     print(f"centre, a column for each method), {out / 'stream.png'} and the folders beside them.")
     return means
+
+
+def _records(out: Path, count: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Draws the centres and adapts to them; the record of each method's run."""
+    # The centres' seed is not the one the source's images were drawn with, so no eye is seen twice.
+    folders = synthesize(Synthesis(out=out / "data", centres=CENTRES, count=count, size=256, seed=1000 + seed))
+    source, data = demo_checkpoint(), {kind: tuple(one / kind for one in folders) for kind in ("images", "masks")}
+    plans = (Adaptation(source=source, out=out / method, method=method, seed=seed, **data) for method in METHODS)
+    return {plan.method: adapt(plan) for plan in plans}
 
 
 def _table(records: dict[str, dict]) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,8 @@ from jaxtta.encoders.linear import features
 from jaxtta.encoders.moco import pooled
 from jaxtta.models import Model, build
 from jaxtta.plans import Evaluation
-from jaxtta.runs import fitting, output, results
+from jaxtta.runs import fitting, results
+from jaxtta.runs.folder import RunFolder
 from jaxtta.transfer.sources import short_names
 from jaxtta.workflows.encoder_runs import Linear, dice, finetuned
 from jaxtta.workflows.train import Training, encoder_for
@@ -59,8 +59,11 @@ def evaluate(plan: Evaluation) -> dict[str, Any]:
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
-    out = Path(plan.out)
-    before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
+    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume) as folder:
+        return _evaluate(plan, folder)
+
+
+def _evaluate(plan: Evaluation, folder: RunFolder) -> dict[str, Any]:
     _check_numbers(plan)
     arms, training = _arms(plan)
     fitted = fitting.labelled(training, "evaluation")
@@ -81,25 +84,18 @@ def evaluate(plan: Evaluation) -> dict[str, Any]:
         "training": [f"{case.domain}/{case.name}" for case in fitted.cases],
         "test": [f"{case.domain}/{case.name}" for case in scored.cases],
     }
-    if before is not None:
-        output.same_run(out, before, identity)
-    else:
-        output.begin_output(out, [*filter(None, arms.paths.values()), *fitted.files, *scored.files])
-    record = {"status": "running", **identity, "bad": fitted.bad + scored.bad, "device": str(jax.devices()[0])}
-    record["paths"] = {name: str(path) for name, path in arms.paths.items()}
-    record |= {"versions": checkpoint.versions(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    output.write_json(out / output.RUN, record)
+    reads = [*filter(None, arms.paths.values()), *fitted.files, *scored.files]
+    paths = {name: str(path) for name, path in arms.paths.items()}
+    scratch = [fitting.PREPARED, "runs"]
+    if not folder.begin(identity, reads, scratch=scratch, bad=fitted.bad + scored.bad, paths=paths):
+        return folder.record
     ranks = _spectra(plan, arms, training, scored.cases)
     rows = _runs(plan, arms, training, fitted.cases, scored.cases)
     table = _summary(plan, arms, rows)
     for row in table:
         row["effective_rank"] = ranks[row["arm"]]["encoder"]["effective_rank"]
-    results.write_rows(out / TABLE, table)
-    for name in (fitting.PREPARED, "runs"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    record |= {"status": "finished", "table": table, "spectrum": ranks}
-    output.write_json(out / output.RUN, record)
-    return record
+    results.write_rows(folder.out / TABLE, table)
+    return folder.finish(table=table, spectrum=ranks)
 
 
 def describe(record: dict[str, Any]) -> str:

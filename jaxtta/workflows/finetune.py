@@ -14,7 +14,8 @@ from jaxtta.data.kinds import to_dict
 from jaxtta.data.labels import check_labels
 from jaxtta.models import Model, build
 from jaxtta.plans import FineTuning
-from jaxtta.runs import fitting, output
+from jaxtta.runs import fitting
+from jaxtta.runs.folder import RunFolder
 from jaxtta.segmentation import TrainingState, segmentation_learner
 from jaxtta.transfer.ac_norm import collaborated, require_batch_norm
 from jaxtta.workflows.train import Training
@@ -31,7 +32,11 @@ def finetune(plan: FineTuning) -> dict[str, Any]:
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
-    before = output.check_output(Path(plan.out), overwrite=plan.overwrite, resume=plan.resume)
+    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume) as folder:
+        return _finetune(plan, folder)
+
+
+def _finetune(plan: FineTuning, folder: RunFolder) -> dict[str, Any]:
     if plan.norm not in NORMS:
         raise InputError(f"norm is {plan.norm!r}; choose one of {', '.join(NORMS)}")
     loaded = begun(plan, plan.source)
@@ -59,7 +64,7 @@ def finetune(plan: FineTuning) -> dict[str, Any]:
     mix = run.compiled_function(mixed)
     folded = (lambda params: mix(params, source.params)) if plan.norm == "ac" else lambda params: params
     fitted = fitting.Fit(loaded.model, compiled, folded, functools.partial(_save, plan, training, loaded), LEAST)
-    return fitting.fit(training, fitted, cases, identity=identity, before=before, reads=[Path(plan.source)])
+    return fitting.fit(training, fitted, cases, folder, identity=identity, reads=[Path(plan.source)])
 
 
 def begun(plan: Any, path: Path) -> checkpoint.Checkpoint:

@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import math
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxtta import checkpoint, plans, run
+from jaxtta import plans, run
 from jaxtta.core import InputError
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
@@ -25,7 +23,8 @@ from jaxtta.encoders.contrast import NOTHING, RECIPE, Contrast, train
 from jaxtta.encoders.linear import features
 from jaxtta.encoders.whitening import groups_for
 from jaxtta.models import Model, build
-from jaxtta.runs import fitting, inputs, output
+from jaxtta.runs import fitting, inputs
+from jaxtta.runs.folder import RunFolder
 from jaxtta.runs.inputs import preprocessing_for
 from jaxtta.runs.unlabelled import Windows
 
@@ -61,8 +60,11 @@ def pretrain(plan: plans.Pretraining) -> dict[str, Any]:
         InputError: anything wrong with the input; nothing has been written then.
     """
     plan = _made(plan)
-    out = Path(plan.out)
-    before = output.check_output(out, overwrite=plan.overwrite, resume=plan.resume)
+    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume) as folder:
+        return _pretrain(plan, folder)
+
+
+def _pretrain(plan: Pretraining, folder: RunFolder) -> dict[str, Any]:
     _check_numbers(plan)
     mesh = None if plan.devices is None else run.device_mesh(plan.devices)
     model = _model(plan)
@@ -81,29 +83,20 @@ def pretrain(plan: plans.Pretraining) -> dict[str, Any]:
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
         "kept_aside": [f"{case.domain}/{case.name}" for case in aside],
     }
-    if before is not None:
-        output.same_run(out, before, identity)
-        if before["status"] == "finished":
-            return before
-    else:
-        output.begin_output(out, [path for case in cases for path in case.files])
-    record = {"status": "running", **identity, "images": [str(path) for path in plan.images], "bad": checked.bad}
-    record |= {"device": str(jax.devices()[0]), "devices": plan.devices or 1, "versions": checkpoint.versions()}
-    record |= {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    output.write_json(out / output.RUN, record)
-    windows = Windows(out / fitting.PREPARED, checked.cases, plan.preprocessing, NOTHING, quiet=plan.quiet)
+    reads = [path for case in cases for path in case.files]
+    told = {"images": [str(path) for path in plan.images], "bad": checked.bad, "devices": plan.devices or 1}
+    if not folder.begin(identity, reads, scratch=[fitting.PREPARED], **told):
+        return folder.record
+    windows = Windows(folder.out / fitting.PREPARED, checked.cases, plan.preprocessing, NOTHING, quiet=plan.quiet)
     kept, shown = _places(plan, windows, aside)
     steps = -(-len(shown) // plan.batch)
     schedule = optax.cosine_decay_schedule(plan.learning_rate, steps * plan.epochs)
     sgd = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(schedule, SGD_MOMENTUM))
     contrast = Contrast(model, schedule, *run.compiled_learner(learner_of(sgd), mesh=mesh), steps)
-    state, log = train(plan, contrast, windows, shown)
+    state, log = train(plan, contrast, windows, shown, folder)
     ranks = _spectrum(plan, model, state, (windows.images[place] for place in kept))
-    shutil.rmtree(out / fitting.PREPARED)
     counts = {"trained_on": len(shown), "constant": int((~windows.varied).sum()), "embeddings": len(kept)}
-    record |= {"status": "finished", "last": log[-1], "windows": counts, "spectrum": ranks}
-    output.write_json(out / output.RUN, record)
-    return record
+    return folder.finish(last=log[-1], windows=counts, spectrum=ranks)
 
 
 def describe(record: dict[str, Any]) -> str:

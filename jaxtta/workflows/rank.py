@@ -1,13 +1,10 @@
 """`jaxtta rank`: which of several source models suits a set of images."""
 
 import functools
-import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from scipy import stats as correlation
 
@@ -16,7 +13,8 @@ from jaxtta.core import InputError
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
 from jaxtta.plans import Ranking
-from jaxtta.runs import fitting, inputs, output, results
+from jaxtta.runs import fitting, inputs, results
+from jaxtta.runs.folder import RunFolder
 from jaxtta.transfer.lftm import METRICS
 from jaxtta.transfer.sources import load_sources
 from jaxtta.transfer.target import ONE, Target, observe
@@ -34,41 +32,34 @@ def rank(plan: Ranking) -> dict[str, Any]:
         InputError: anything wrong with the input; nothing has been written then.
     """
     out = Path(plan.out)
-    output.check_output(out, overwrite=plan.overwrite, resume=False)
-    if plan.by not in CHOICES:
-        raise InputError(f"`by` is {plan.by!r}; choose one of {', '.join(CHOICES)}")
-    if plan.by != AFFINE and plan.classes is not None:
-        raise InputError(f"`by` {plan.by} looks at predictions, which an encoder does not make; choose {AFFINE}")
-    sources = load_sources(plan.sources, load=functools.partial(begun, plan))
-    if plan.by == AFFINE:
-        require_batch_norms(plan, sources)
-    found, bad, files = _cases(plan, sources)
-    output.begin_output(out, [*map(Path, plan.sources), *files])
-    record = {
-        "status": "running",
-        "by": plan.by,
-        "sources": {
-            name: {"path": str(path), "sha256": one.manifest["sha256"]}
-            for path, (name, one) in zip(plan.sources, sources.items())
-        },
-        "images": [str(path) for path in plan.images],
-        "cases": [f"{case.domain}/{case.name}" for case in next(iter(found.values()))],
-        **({"recipe": _recipe(plan)} if plan.by == AFFINE else {}),
-        "seed": plan.seed,
-        "bad": bad,
-        "device": str(jax.devices()[0]),
-        "versions": checkpoint.versions(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    output.write_json(out / output.RUN, record)
-    result = (affine_ranking if plan.by == AFFINE else _label_free_ranking)(plan, sources, found)
-    shutil.rmtree(out / fitting.PREPARED)
-    for name, rows in result.pop("tables").items():
-        results.write_rows(out / f"{name}.csv", rows)
-    results.write_rows(out / "ranking.csv", result["ranking"])
-    record |= {"status": "finished", **result}
-    output.write_json(out / output.RUN, record)
-    return record
+    with RunFolder(out, overwrite=plan.overwrite, resume=plan.resume) as folder:
+        if plan.by not in CHOICES:
+            raise InputError(f"`by` is {plan.by!r}; choose one of {', '.join(CHOICES)}")
+        if plan.by != AFFINE and plan.classes is not None:
+            raise InputError(f"`by` {plan.by} looks at predictions, which an encoder does not make; choose {AFFINE}")
+        sources = load_sources(plan.sources, load=functools.partial(begun, plan))
+        if plan.by == AFFINE:
+            require_batch_norms(plan, sources)
+        found, bad, files = _cases(plan, sources)
+        identity = {
+            "by": plan.by,
+            "sources": {
+                name: {"path": str(path), "sha256": one.manifest["sha256"]}
+                for path, (name, one) in zip(plan.sources, sources.items())
+            },
+            "cases": [f"{case.domain}/{case.name}" for case in next(iter(found.values()))],
+            **({"recipe": _recipe(plan)} if plan.by == AFFINE else {}),
+            "seed": plan.seed,
+        }
+        images = [str(path) for path in plan.images]
+        if not folder.begin(
+            identity, [*map(Path, plan.sources), *files], scratch=[fitting.PREPARED], images=images, bad=bad
+        ):
+            return folder.record
+        result = (affine_ranking if plan.by == AFFINE else _label_free_ranking)(plan, sources, found)
+        for name, rows in {**result.pop("tables"), "ranking": result["ranking"]}.items():
+            results.write_rows(out / f"{name}.csv", rows)
+        return folder.finish(**result)
 
 
 def describe(record: dict[str, Any]) -> str:

@@ -17,7 +17,8 @@ from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.models import Model, build
 from jaxtta.plans import SourceTraining
 from jaxtta.plans.parts import MaskedImages, Recipe, Resumable
-from jaxtta.runs import fitting, output
+from jaxtta.runs import fitting
+from jaxtta.runs.folder import RunFolder
 from jaxtta.runs.inputs import preprocessing_for
 from jaxtta.segmentation import TrainingState, segmentation_learner
 
@@ -68,7 +69,11 @@ def train_network(plan: Training) -> dict[str, Any]:
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
-    before = output.check_output(Path(plan.out), overwrite=plan.overwrite, resume=plan.resume)
+    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume) as folder:
+        return _train(plan, folder)
+
+
+def _train(plan: Training, folder: RunFolder) -> dict[str, Any]:
     fitting.check_numbers(plan)
     check_labels(plan.preprocessing.mask_values, plan.task)
     model = build({**plan.model, "classes": plan.task.classes, "channels": plan.preprocessing.channels})
@@ -89,7 +94,7 @@ def train_network(plan: Training) -> dict[str, Any]:
 
     fitted = fitting.Fit(model, compiled, lambda params: params, functools.partial(_save, plan, model))
     reads = [] if plan.encoder is None else [Path(plan.encoder)]
-    return fitting.fit(plan, fitted, cases, identity=identity, before=before, reads=reads)
+    return fitting.fit(plan, fitted, cases, folder, identity=identity, reads=reads)
 
 
 def _save(plan: Training, model: Model, source: Source, state: TrainingState, log: list[dict]) -> None:
