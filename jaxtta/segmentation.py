@@ -74,7 +74,7 @@ def segmentation_learner(
     def init(key: Key, batch: Tree) -> TrainingState:
         source = model.init(key)
         if encoder is not None:
-            source = Source(*(_overlaid(part, own) for part, own in zip(encoder, source)))
+            source = Source(*(_overlaid(part, whole) for part, whole in zip(encoder, source)))
         return TrainingState(*source, optimiser.init(source.params), jnp.zeros((), jnp.int32))
 
     def losses(params: Tree, state: TrainingState, key: Key, batch: Tree):

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import jax
 import numpy as np
 from PIL import Image
 from toys import random_source
@@ -11,6 +12,7 @@ from jaxtta import checkpoint
 from jaxtta.core import Task
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.models import HEADS, build
+from jaxtta.runs import folder as run_folder
 
 SIZE = (16, 16)
 
@@ -128,3 +130,24 @@ def same_pictures(first, second, folder="masks"):
     for name in names:
         np.testing.assert_array_equal(pixels(first / name), pixels(second / name))
     return len(names)
+
+
+def saving_each_step(patch, *, until=None, states=None):
+    """Training saves after each step.
+
+    Args:
+        patch: a `monkeypatch`.
+        until: rows of the log at which a save is interrupted, as by Ctrl-C.
+        states: a list that takes what is saved.
+    """
+    save = checkpoint.save_state
+
+    def saved(path, state, told):
+        if until is not None and len(told["log"]) == until:
+            raise KeyboardInterrupt
+        if states is not None:
+            states.append(jax.device_get(state))
+        save(path, state, told)
+
+    patch.setattr(run_folder, "SAVE_SECONDS", -1.0)
+    patch.setattr(checkpoint, "save_state", saved)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from folders import SIZE, dataset, pixels, record, same_pictures, source_model, table, timeless
+from folders import SIZE, dataset, pixels, record, same_pictures, saving_each_step, source_model, table, timeless
 from scans import load_canonical, scans, volume_model
 from toys import random_source
 
@@ -14,7 +14,6 @@ from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.models import build
 from jaxtta.plans import MultiAdaptation
 from jaxtta.runs import writing
-from jaxtta.transfer import arms
 from jaxtta.transfer.lftm import METRICS
 from jaxtta.workflows.adapt_multi import adapt_multi, arm_names, describe
 
@@ -219,8 +218,8 @@ def test_a_stopped_run_goes_on_and_ends_the_same(place, tmp_path, monkeypatch, w
     whole = plan(place, tmp_path / "whole", arm=("tgma", "itm"), epochs=3)
     adapt_multi(whole)
     torn = dataclasses.replace(whole, out=tmp_path / "torn")
-    monkeypatch.setattr(arms, "SAVE_SECONDS", 0.0)
-    owner = {"observe": module, "save_state": arms.checkpoint, "finish": writing}[where]
+    saving_each_step(monkeypatch)
+    owner = {"observe": module, "save_state": checkpoint, "finish": writing}[where]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stopped(patch, owner, where, after)
         adapt_multi(torn)

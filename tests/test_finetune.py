@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from folders import dataset, record, refused, source_model, succeeded, table, timeless
+from folders import dataset, record, refused, saving_each_step, source_model, succeeded, table, timeless
 from scans import scans, volume_model
 from test_train import assert_same, variables
 
@@ -60,15 +60,10 @@ def test_the_result_is_an_ordinary_source_with_the_mixing_folded_in(finetune, co
 
 
 def test_what_is_saved_is_folded_and_what_resumes_is_not(finetune, place, tmp_path, monkeypatch):
-    states, save = [], module._save
-
-    def saved(plan, training, loaded, source, state, log):
-        states.append(jax.device_get(state))
-        save(plan, training, loaded, source, state, log)
-
-    monkeypatch.setattr(module, "_save", saved)
+    states = []
+    saving_each_step(monkeypatch, states=states)
     succeeded(finetune())
-    (state,) = states
+    state = states[-1]
     before = checkpoint.load(place / "source").source
     folded = collaborated(state.params, before.params)
     kept, _ = checkpoint.load_state(tmp_path / "run" / "resume", state)
@@ -131,16 +126,8 @@ def test_rows_are_of_25_steps_at_least(finetune, tmp_path):
 def test_a_stopped_run_is_resumed_to_the_same_weights(finetune, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LEAST", 1)
     succeeded(finetune("--batch", 2, "--validation", 0.2, out=tmp_path / "whole"))
-    save, count = module._save, []
-
-    def saved(*arguments):
-        if len(count) == 2:
-            raise KeyboardInterrupt
-        count.append(1)
-        save(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_save", saved)
+        saving_each_step(patch, until=2)
         assert finetune("--batch", 2, "--validation", 0.2).status == 130
     refused(finetune("--batch", 2, "--validation", 0.2), "--resume")
     refused(finetune("--batch", 2, "--validation", 0.2, "--resume", "--norm", "batch"), "another norm")

@@ -11,7 +11,6 @@ from jaxtta.data.cases import Case
 from jaxtta.data.prepared import Prepared, prepare_all
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.runs import fitting
-from jaxtta.workflows.train import Training
 
 TASK = Task(2)
 SHAPES = ((7, 18, 14), (5, 20, 12))
@@ -127,9 +126,8 @@ def test_draws_depend_on_seed_epoch_and_place_alone(tmp_path, cases):
     items = [(case, block) for case in ours for block in case.items(preprocessing.size)]
 
     def batches(seed, epoch, batch=4):
-        unused = {"images": (), "model": {}, "epochs": 1, "validation": 0.0}
-        plan = Training(out=tmp_path, task=TASK, preprocessing=preprocessing, batch=batch, seed=seed, **unused)
-        return list(fitting.batches(plan, items, epoch, -(-len(items) // batch)))
+        recipe = fitting.Recipe("sgd", 1e-3, 200, batch, "released", seed)
+        return list(fitting.batches(items, recipe, preprocessing.size)(epoch, range(-(-len(items) // batch))))
 
     first, again = batches(1, 5), batches(1, 5)
     assert len(first) == -(-len(items) // 4)

@@ -3,14 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from folders import dataset, record, refused, source_model, succeeded, table, timeless
+from folders import dataset, record, refused, saving_each_step, source_model, succeeded, table, timeless
 from scans import anatomy, save_volume, scans
 from test_train import assert_same
 
 from jaxtta import checkpoint
 from jaxtta.core import encoder_of, paths
 from jaxtta.data.volumes import VolumePreprocessing
-from jaxtta.encoders import contrast
 
 pytest_plugins = ("command_line",)
 
@@ -89,9 +88,9 @@ def test_an_encoder_is_learnt_and_other_commands_take_it(pretrain, command, plac
 @pytest.mark.parametrize("stop", [0, 2, 3, 4], ids=["at once", "in an epoch", "between two", "in the next"])
 def test_a_run_stopped_at_any_step_is_resumed_to_the_same_weights(pretrain, tmp_path, monkeypatch, stop):
     more = ("--whiten", "--seed", 5)
-    monkeypatch.setattr(contrast, "SAVE_SECONDS", -1.0)  # after every step
+    saving_each_step(monkeypatch)
     succeeded(pretrain(*more, out=tmp_path / "whole"))
-    save, count = contrast._save, []
+    save, count = checkpoint.save_state, []
 
     def saved(*arguments):
         if len(count) == stop:
@@ -100,7 +99,7 @@ def test_a_run_stopped_at_any_step_is_resumed_to_the_same_weights(pretrain, tmp_
         save(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(contrast, "_save", saved)
+        patch.setattr(checkpoint, "save_state", saved)
         assert pretrain(*more).status == 130
     assert record(tmp_path / "run")["status"] == "running"
     if stop == 2:
@@ -108,7 +107,7 @@ def test_a_run_stopped_at_any_step_is_resumed_to_the_same_weights(pretrain, tmp_
         refused(pretrain(*more, "--resume", "--queue", 16), "another queue")
         refused(pretrain("--seed", 5, "--resume"), "another model")
     again = []
-    monkeypatch.setattr(contrast, "_save", lambda *arguments: again.append(save(*arguments)))
+    monkeypatch.setattr(checkpoint, "save_state", lambda *arguments: again.append(save(*arguments)))
     succeeded(pretrain(*more, "--resume"))
     assert len(again) == 7 - stop  # six steps and the end: what was done is not done again
     same_encoder(tmp_path / "run" / "last", tmp_path / "whole" / "last")
@@ -229,7 +228,7 @@ def test_fine_tuning_from_an_encoder_mixes_the_encoders_norms_alone(command, pla
     succeeded(command(*call, tmp_path / "again", *task))
     assert_same(tmp_path / "run" / "last", tmp_path / "again" / "last")
     out = tmp_path / "none"
-    refused(command(*call, out), "--classes", "mask-values", out=out)
+    refused(command(*call, out), "--classes", "mask_values", out=out)
     refused(command(*call[:7], *quick, "--out", out), "encoder without a decoder", "--classes", out=out)
     refused(command(*call, out, "--classes", 3), "3 labels", out=out)
     whole = ("finetune", "--source", encoder.parent / "whole", *data, *quick, "--out", out)

@@ -2,10 +2,9 @@
 
 import csv
 
-import jax
 import numpy as np
 import pytest
-from folders import SIZE, dataset, record, refused, source_model, succeeded, table
+from folders import SIZE, dataset, record, refused, saving_each_step, source_model, succeeded, table
 from scans import scans, volume_model
 from scipy import stats as correlation
 from toys import random_source
@@ -67,18 +66,13 @@ def test_ac_corr_is_that_of_one_epoch_of_fine_tuning(rank, command, place, tmp_p
     assert said.out.splitlines()[0].split() == ["source", "ac_corr", "per_channel", "loss"]
     assert said.out.splitlines()[1].split()[0] == rows[0]["source"]
     # The same by hand: one epoch of `finetune`, and the affines after it against those before.
-    states, save = [], tuning._save
-
-    def saved(plan, training, loaded, source, state, log):
-        states.append(jax.device_get(state))
-        save(plan, training, loaded, source, state, log)
-
-    monkeypatch.setattr(tuning, "_save", saved)
+    states = []
+    saving_each_step(monkeypatch, states=states)
     source = place / "sources" / "one" / "best"
     call = ["finetune", "--source", source, "--images", place / "images", "--masks", place / "masks", "--quiet"]
     recipe = ["--epochs", 1, "--learning-rate", "0.05", "--batch", 3]
     succeeded(command(*call, *recipe, "--out", tmp_path / "tuned"))
-    expected = ac_corr(states[0].params, checkpoint.load(source).source.params)
+    expected = ac_corr(states[-1].params, checkpoint.load(source).source.params)
     own = next(row for row in rows if row["source"] == "one")
     assert float(own["ac_corr"]) == pytest.approx(float(expected.mean), rel=1e-5)
     assert float(own["per_channel"]) == pytest.approx(float(expected.per_channel), rel=1e-5)

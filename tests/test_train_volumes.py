@@ -5,13 +5,12 @@ import functools
 import jax
 import numpy as np
 import pytest
-from folders import record, succeeded, table
+from folders import record, saving_each_step, succeeded, table
 from scans import scans
 from test_train import assert_same, without_steps  # noqa: F401
 
 from jaxtta import checkpoint
 from jaxtta.data.volumes import VolumePreprocessing
-from jaxtta.workflows import train as train_module
 
 pytest_plugins = ("command_line",)
 
@@ -58,16 +57,8 @@ def test_a_stopped_training_in_windows_is_resumed_to_the_same_weights(command, p
     how = ("--size", "4x8x8", "--activation", "softmax", "--classes", 3, "--epochs", 2, "--batch", 4, "--seed", 3)
     call = ["train", *data(place), *TINY, *how, "--validation", 0.34, "--out"]
     succeeded(command(*call, tmp_path / "whole"))
-    save, epochs = train_module._save, []
-
-    def saved(*arguments):
-        if epochs:
-            raise KeyboardInterrupt
-        epochs.append(1)
-        save(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "_save", saved)
+        saving_each_step(patch, until=1)
         assert command(*call, tmp_path / "cut").status == 130
     assert record(tmp_path / "cut")["status"] == "running" and len(table(tmp_path / "cut", "training.csv")) == 1
     succeeded(command(*call, tmp_path / "cut", "--resume"))

@@ -266,15 +266,15 @@ class RunFolder:
     def _write_record(self) -> dict[str, Any]:
         """Writes `run.json` for all processes and returns it."""
         parts = [self.out / Share(number, self.share.count).file(RUN) for number in range(self.share.count)]
-        own = parts[self.share.number]
-        together(lambda: write_json(own, self.record))
+        part = parts[self.share.number]
+        together(lambda: write_json(part, self.record))
         if self.share.count == 1:
             return self.record
-        records = together(lambda: [json.loads(part.read_text()) for part in parts])
+        records = together(lambda: [json.loads(path.read_text()) for path in parts])
         whole = self.record | {key: [item for record in records for item in record[key]] for key in JOINED}
         whole |= {key: max(record[key] for record in records) for key in SLOWEST if key in self.record}
         together(lambda: self.share.number == 0 and write_json(self.out / RUN, whole))
-        together(lambda: own.unlink())
+        together(lambda: part.unlink())
         return whole
 
     def _signalled(self, number: int, _) -> None:

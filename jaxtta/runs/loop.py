@@ -55,7 +55,7 @@ def steps_of(items: int | np.ndarray, batch: int) -> int:
 def fit(
     learner: Learner,
     batches: Batches,
-    folder: RunFolder | None = None,
+    folder: RunFolder | None,
     *,
     epochs: int,
     steps: int,

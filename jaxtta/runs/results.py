@@ -88,12 +88,12 @@ def summary(rows: list[dict], task: Task) -> dict[str, Any]:
     """
     domains = {}
     for domain in dict.fromkeys(row["domain"] for row in rows):
-        own = [row for row in rows if row["domain"] == domain]
-        columns = [c for c in own[0] if c not in (*TEXT, *SHAPE, "dice")]
-        means = {column: mean([row[column] for row in own]) for column in columns}
-        if "dice" in own[0]:
+        inside = [row for row in rows if row["domain"] == domain]
+        columns = [c for c in inside[0] if c not in (*TEXT, *SHAPE, "dice")]
+        means = {column: mean([row[column] for row in inside]) for column in columns}
+        if "dice" in inside[0]:
             means["dice"] = mean([means[f"dice_{name}"] for name in task.names[task.foreground]])
-        domains[domain] = {"images": len(own), **means}
+        domains[domain] = {"images": len(inside), **means}
     whole = {}
     if all("dice" in d for d in domains.values()):
         whole["dice"] = mean([d["dice"] for d in domains.values()])

@@ -3,20 +3,19 @@
 An arm is `(places) -> probabilities [batch, *size, classes]` of the windows of a target set at these places.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from tqdm import tqdm
 
 from jaxtta import checkpoint, run
-from jaxtta.core import InputError
+from jaxtta.core import Learner
 from jaxtta.data.augment import turn_in_plane
-from jaxtta.runs.fitting import collated
+from jaxtta.runs import loop
+from jaxtta.runs.folder import STATE, RunFolder
 from jaxtta.transfer import tgma
 from jaxtta.transfer.source_weights import weights_learner
 from jaxtta.transfer.target import ONE, Target
@@ -28,7 +27,7 @@ TRAINED = ("tgma", "tgma_main")
 TOGETHER = ("mean", *VOTES, "learned", *TRAINED)
 PIXELS = 1024  # of each window, from which the weights of the sources are learned
 UPDATES = 500  # of these weights
-SAVE_SECONDS = 60.0
+PAIR = f"{STATE}/pair"  # the state of its training in a run's folder
 
 
 class Observed(NamedTuple):
@@ -68,7 +67,7 @@ def of_votes(observed: Observed, weighting: str) -> Arm:
     return lambda places: program(weights[places], observed.at(places))
 
 
-def learned_weights(observed: Observed, *, seed: int) -> np.ndarray:
+def learned_weights(observed: Observed, *, seed: int, quiet: bool) -> np.ndarray:
     """Weights of the frozen sources, `[sources]`, learned from some pixels of every window."""
     windows, sources, *_, classes = observed.probabilities.shape
     drawn = []
@@ -78,12 +77,11 @@ def learned_weights(observed: Observed, *, seed: int) -> np.ndarray:
         some = rng.choice(flat.shape[1], min(PIXELS, flat.shape[1]), replace=False)
         drawn.append(np.moveaxis(flat[:, some] / np.float32(ONE), 1, 0))
     batch = {"probabilities": jax.device_put(np.concatenate(drawn))}
-    learner = weights_learner(sources, observed.target.task)
-    _, step = run.compiled_learner(learner)
-    key = jax.random.key(seed)
-    state = learner.init(key, batch)
-    for _ in range(UPDATES):
-        state, _ = step(key, state, batch)
+    state, _ = loop.fit(
+        Learner(*run.compiled_learner(weights_learner(sources, observed.target.task))),
+        lambda epoch, steps: (batch for _ in steps), None,
+        epochs=1, steps=UPDATES, seed=seed, label="weights of the sources", quiet=quiet,
+    )  # fmt: skip
     return np.asarray(jax.nn.softmax(state.omega))
 
 
@@ -105,9 +103,9 @@ def train_pair(
     observed: Observed,
     pair: Sequence[checkpoint.Checkpoint],
     recipe: Recipe,
+    folder: RunFolder,
     *,
     dtm: np.ndarray,
-    out: Path,
     quiet: bool,
 ) -> tuple[tgma.MixtureState, list[dict]]:
     """Trains main and auxiliary source on the pseudo labels of all sources; goes on where an earlier run stopped.
@@ -116,41 +114,31 @@ def train_pair(
         observed: what the sources say.
         pair: their checkpoints, the main one first.
         recipe: how.
+        folder: for the log and for the state to go on from.
         dtm: of the two.
-        out: folder for the state that `resume` goes on from.
         quiet: no progress bar.
 
     Returns:
         What came of it, and a row for each epoch.
     """
-    target, key = observed.target, jax.random.key(recipe.seed)
-    models, sources = [one.model for one in pair], [one.source for one in pair]
+    target, models, sources = observed.target, [one.model for one in pair], [one.source for one in pair]
     learner = tgma.tgma_learner(models, sources, dtm, target.task, optimiser=optax.adam(recipe.learning_rate))
-    _, step = run.compiled_learner(learner)
-    state, log = learner.init(key, None), []
-    if out.is_dir():
-        state, manifest = checkpoint.load_state(out, state)
-        state, log = jax.device_put(state), manifest["log"]
-    if len(log) == recipe.epochs:
-        return state, log
-    labels = _pseudo_labels(observed)
-    epochs = range(len(log), recipe.epochs)
-    saved = time.perf_counter()
-    bar = tqdm(epochs, "training", recipe.epochs, initial=len(log), unit="epoch", disable=quiet or None)
-    for epoch in bar:
-        began, infos = time.perf_counter(), []
-        for batch in _batches(target, labels, recipe, epoch):
-            state, info = step(key, state, batch)
-            infos.append(info)
-        means = {name: float(np.mean([float(info[name]) for info in infos])) for name in infos[0]}
-        if not np.isfinite(means["loss"]):
-            raise InputError(f"the loss is not finite in epoch {epoch + 1}; start anew with a lower `learning_rate`")
-        log.append({"epoch": epoch + 1, **means, "seconds": round(time.perf_counter() - began, 2)})
-        bar.set_postfix_str(f"loss {means['loss']:.3f}", refresh=False)
-        if time.perf_counter() - saved > SAVE_SECONDS or epoch + 1 == recipe.epochs:
-            checkpoint.save_state(out, state, {"log": log})
-            saved = time.perf_counter()
-    return state, log
+
+    @functools.cache
+    def batches() -> loop.Batches:  # a pair that is trained needs no pseudo labels any more
+        return _batches(target, _pseudo_labels(observed), recipe)
+
+    return loop.fit(
+        learner._replace(step=run.compiled_learner(learner)[1]),
+        lambda epoch, steps: batches()(epoch, steps),
+        folder,
+        epochs=recipe.epochs,
+        steps=loop.steps_of(len(target), recipe.batch),
+        seed=recipe.seed,
+        label="training",
+        quiet=quiet,
+        place=PAIR,
+    )
 
 
 def of_pair(state: tgma.MixtureState, target: Target, pair: Sequence[checkpoint.Checkpoint], number: int) -> Arm:
@@ -172,14 +160,12 @@ def _pseudo_labels(observed: Observed) -> np.ndarray:
     return labels
 
 
-def _batches(target: Target, labels: np.ndarray, recipe: Recipe, epoch: int) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of an epoch; what is drawn depends on seed, epoch and place alone; the last is filled up."""
-    steps = -(-len(target) // recipe.batch)
-    order = np.random.default_rng([recipe.seed, 0, epoch]).permutation(len(target))
+def _batches(target: Target, labels: np.ndarray, recipe: Recipe) -> loop.Batches:
+    """Windows with their pseudo labels, turned at random."""
 
-    def draw(item: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        place, window = item
+    def draw(epoch: int, place: int, window: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([recipe.seed, 1, epoch, place])
-        return turn_in_plane(rng, target.images[window], labels[window])
+        image, turned = turn_in_plane(rng, target.images[window], labels[window])
+        return {"image": image, "labels": turned.astype(np.int32)}
 
-    return collated(draw, np.resize(order, steps * recipe.batch), recipe.batch)
+    return loop.shuffled(draw, len(target), recipe.batch, seed=[recipe.seed, 0])

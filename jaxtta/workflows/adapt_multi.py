@@ -24,8 +24,8 @@ from jaxtta.transfer.lftm import METRICS
 from jaxtta.transfer.sources import load_sources
 from jaxtta.transfer.target import Target, observe
 
-ITM, SOURCES, ARMS, TRAINING = "itm.csv", "sources.csv", "arms.csv", "training.csv"
-ARRAYS, PAIR, ALONE = "prepared", "pair", "source_"  # the arrays are removed at the end
+ITM, SOURCES, ARMS = "itm.csv", "sources.csv", "arms.csv"
+ARRAYS, ALONE = "prepared", "source_"  # the arrays are removed at the end
 
 
 def arm_names(sources: Sequence[str]) -> list[str]:
@@ -67,21 +67,25 @@ def _adapt(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
     told = {"sources": [str(path) for path in plan.sources], "images": [str(path) for path in plan.images]}
     if not folder.begin(identity, reads, scratch=[ARRAYS, STATE], **told, bad=checked.bad):
         return folder.record
-    return folder.finish(**_run(plan, named, chosen, checked.cases))
+    return folder.finish(**_run(plan, folder, named, chosen, checked.cases))
 
 
 def _run(
-    plan: MultiAdaptation, named: dict[str, checkpoint.Checkpoint], chosen: list[str], cases: dict[Case, int]
+    plan: MultiAdaptation,
+    folder: RunFolder,
+    named: dict[str, checkpoint.Checkpoint],
+    chosen: list[str],
+    cases: dict[Case, int],
 ) -> dict[str, Any]:
     """Shows the sources all windows, then runs the arms; returns what the record says of the result."""
-    out, loaded = Path(plan.out), list(named.values())
+    out, loaded = folder.out, list(named.values())
     target = Target(out / ARRAYS, cases, loaded[0].preprocessing, loaded[0].task, quiet=plan.quiet)
     observed = _observed(plan, target, named)
     dtm = np.asarray(tgma.domain_transferability(observed.itm))
     main, auxiliary = tgma.main_and_auxiliary(dtm)
     names = list(named)
-    said: dict[str, Any] = {"dtm": dict(zip(names, map(float, dtm))), "main": names[main]}
-    said |= {"auxiliary": names[auxiliary], "weights": {}, "results": {}}
+    record: dict[str, Any] = {"dtm": dict(zip(names, map(float, dtm))), "main": names[main]}
+    record |= {"auxiliary": names[auxiliary], "weights": {}, "results": {}}
     ranks = np.argsort(np.argsort(-dtm, kind="stable")) + 1
     ranking = [{"name": n, "rank": int(r), "dtm": float(d)} for n, r, d in zip(names, ranks, dtm)]
     results.write_rows(out / SOURCES, sorted(ranking, key=lambda row: row["rank"]))
@@ -89,14 +93,17 @@ def _run(
     if set(chosen) & set(TRAINED):
         pair = [loaded[main], loaded[auxiliary]]
         recipe = arms.Recipe(plan.epochs, plan.batch, plan.learning_rate, plan.seed)
-        resume, both = out / "resume" / PAIR, dtm[[main, auxiliary]]
-        state, log = arms.train_pair(observed, pair, recipe, dtm=both, out=resume, quiet=plan.quiet)
-        results.write_rows(out / TRAINING, log)
+        state, _ = arms.train_pair(observed, pair, recipe, folder, dtm=dtm[[main, auxiliary]], quiet=plan.quiet)
         weights = np.asarray(jax.nn.softmax(state.omega))
-        said["weights"]["tgma"] = dict(zip((names[main], names[auxiliary]), map(float, weights)))
+        record["weights"]["tgma"] = dict(zip((names[main], names[auxiliary]), map(float, weights)))
         for number, role in enumerate(("main", "auxiliary")):
             trained = Source(state.params[number], state.batch_stats[number])
-            provenance = {"command": "adapt-multi", "from": said[role], "role": role, "weight": float(weights[number])}
+            provenance = {
+                "command": "adapt-multi",
+                "from": record[role],
+                "role": role,
+                "weight": float(weights[number]),
+            }
             one = pair[number]
             checkpoint.save(
                 out / "models" / role, one.model, trained, one.task, one.preprocessing, provenance=provenance
@@ -109,23 +116,23 @@ def _run(
         elif arm == "mean":
             make = arms.of_mean(observed)
         elif arm == "learned":
-            learned = arms.learned_weights(observed, seed=plan.seed)
-            said["weights"]["learned"] = dict(zip(names, map(float, learned)))
+            learned = arms.learned_weights(observed, seed=plan.seed, quiet=plan.quiet)
+            record["weights"]["learned"] = dict(zip(names, map(float, learned)))
             make = arms.of_weights(observed, learned)
         else:
             make = arms.of_one(observed, arm_names(names).index(arm))
-        folder = out if arm == chosen[0] else out / "arms" / arm
-        rows = _predict(plan, arm, make, target, loaded[0], folder)
-        said["results"][arm] = results.summary(rows, loaded[0].task)
-    if all("dice" in summary for summary in said["results"].values()):
-        results.write_rows(out / ARMS, [{"name": arm, **_means(of)} for arm, of in said["results"].items()])
-    return said
+        place = out if arm == chosen[0] else out / "arms" / arm
+        rows = _predict(plan, arm, make, target, loaded[0], place)
+        record["results"][arm] = results.summary(rows, loaded[0].task)
+    if all("dice" in summary for summary in record["results"].values()):
+        results.write_rows(out / ARMS, [{"name": arm, **_means(of)} for arm, of in record["results"].items()])
+    return record
 
 
 def _observed(plan: MultiAdaptation, target: Target, named: dict[str, checkpoint.Checkpoint]) -> Observed:
     """What the sources say, and ITM as a table; taken from there where an earlier run has come so far."""
     path, columns = Path(plan.out) / ITM, [f"itm_{name}" for name in named]
-    if plan.resume and path.is_file():
+    if path.is_file():
         rows = results.read_rows(path)
         itm = np.array([[row[column] for column in columns] for row in rows], np.float32)
         return Observed(target, target.kept("probabilities"), itm)
@@ -145,7 +152,7 @@ def _predict(
     """Writes the files of every case as an arm segments it; returns a row for each. A finished arm is left as it is."""
     cases = list(target.places)
     path = out / results.TABLE
-    if plan.resume and path.is_file():
+    if path.is_file():
         return results.read_rows(path)
     folders = writing.Folders(out, probabilities=plan.probabilities, overlays=plan.overlays and out == Path(plan.out))
     several = len({case.domain for case in cases}) > 1
@@ -186,7 +193,7 @@ def _chosen(plan: MultiAdaptation, known: list[str]) -> list[str]:
 def _check_numbers(plan: MultiAdaptation) -> None:
     if plan.metric not in METRICS:
         raise InputError(f"metric is {plan.metric!r}; choose one of {', '.join(METRICS)}")
-    fitting.check_pace(plan)
+    fitting.check_pace(plan.epochs, plan.batch, plan.learning_rate)
 
 
 def _check_preprocessing(

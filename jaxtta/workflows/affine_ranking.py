@@ -1,32 +1,37 @@
 """AC-Corr of several source models: an epoch of AC-Norm fine-tuning of each on the same labelled images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxtta import run
 from jaxtta.checkpoint import Checkpoint
-from jaxtta.core import InputError, Source
+from jaxtta.core import Source
 from jaxtta.data.cases import Case
+from jaxtta.data.prepared import prepare_all
 from jaxtta.models import Model, build
-from jaxtta.runs import fitting
+from jaxtta.runs import fitting, loop
 from jaxtta.transfer.ac_corr import ac_corr
 from jaxtta.transfer.ac_norm import require_batch_norm
-from jaxtta.workflows.finetune import compiled_tuning, training_on
-from jaxtta.workflows.train import Training
+from jaxtta.workflows.finetune import compiled_tuning, starting_from
 
 
-def require_batch_norms(plan: Any, sources: Mapping[str, Checkpoint]) -> None:
+def require_batch_norms(sources: Mapping[str, Checkpoint], paths: Sequence[Path], recipe: fitting.Recipe) -> None:
     """Raises InputError for a recipe that makes no sense, or a source without batch norm."""
-    for path, one in zip(plan.sources, sources.values()):
+    for path, one in zip(paths, sources.values()):
         require_batch_norm(one.model, path)
-        fitting.check_numbers(_training(plan, one))
+    fitting.check_recipe(recipe)
 
 
 def affine_ranking(
-    plan: Any, sources: Mapping[str, Checkpoint], found: Mapping[Any, Mapping[Case, int]]
+    sources: Mapping[str, Checkpoint],
+    found: Mapping[Any, Mapping[Case, int]],
+    recipe: fitting.Recipe,
+    folder: Path,
+    *,
+    quiet: bool,
 ) -> dict[str, Any]:
     """Fine-tunes each source for one epoch and compares its affines with those before.
 
@@ -34,9 +39,11 @@ def affine_ranking(
     alone, so that sources with other self-supervised heads compare.
 
     Args:
-        plan: a `Ranking`.
         sources: the models by their names.
         found: the cases, for each way of preparing them.
+        recipe: of the epoch.
+        folder: for the prepared cases.
+        quiet: no progress bar.
 
     Returns:
         `ranking`, best first; `ordered_by`, the mean over layers, or the width-normalised one where the layers of the
@@ -46,27 +53,28 @@ def affine_ranking(
     ranking, layers, widths = [], [], []
     score = run.compiled_function(ac_corr)
     for name, one in sources.items():
-        training, (model, source) = _training(plan, one), segmenting(one)
+        model, source = segmenting(one)
+        window = one.preprocessing.size
         if one.preprocessing not in prepared:
             cases = list(found[one.preprocessing])
-            arrays = fitting.prepared(training, cases, str(len(prepared)))
-            prepared[one.preprocessing] = fitting.items_of(training, arrays)
+            place = folder / str(len(prepared))
+            arrays = prepare_all(place, cases, preprocessing=one.preprocessing, task=one.task, quiet=quiet)
+            prepared[one.preprocessing] = fitting.items_of(arrays, window)
         items = prepared[one.preprocessing]
+        steps = loop.steps_of(len(items), recipe.batch)
         kind = (repr(model.config), one.preprocessing)
         if kind not in programs:
-            optimiser = fitting.optimiser(training, -(-len(items) // plan.batch))
-            programs[kind] = compiled_tuning(model, training, optimiser, "ac")
-        init, step = programs[kind]
+            programs[kind] = compiled_tuning(model, one.task, fitting.optimiser(recipe, steps), "ac")
         source = jax.device_put(source)
-        state = init(jax.random.key(plan.seed), source)
-        state, losses = fitting.run_epoch(state, items, 0, plan=training, step=_from(source, step))
-        if not np.isfinite(losses["loss"]):
-            raise InputError(f"{name}: the loss is not finite; rank with a lower `learning_rate`")
+        state, log = loop.fit(
+            starting_from(source, *programs[kind]), fitting.batches(items, recipe, window), None,
+            epochs=1, steps=steps, seed=recipe.seed, label=name, quiet=quiet,
+        )  # fmt: skip
         known = {part: state.params[part] for part in source.params}  # all, or those of an encoder
         scored = jax.device_get(score(known, source.params))
         widths.append({layer: int(channels) for layer, channels in scored.channels.items()})
         means = {"ac_corr": float(scored.mean), "per_channel": float(scored.per_channel)}
-        ranking.append({"source": name, **means, "loss": losses["loss"]})
+        ranking.append({"source": name, **means, "loss": log[-1]["loss"]})
         for layer, channels in widths[-1].items():
             value = float(scored.layers[layer])
             row = {"source": name, "layer": layer, "channels": channels}
@@ -80,13 +88,5 @@ def segmenting(loaded: Checkpoint) -> tuple[Model, Source]:
     """The network of a checkpoint and its variables (of an encoder: the encoder's) without self-supervised heads."""
     model = build({**loaded.model.config, "heads": ("segmentation",)})
     needed = jax.eval_shape(model.init, jax.random.key(0))
-    parts = [{key: part[key] for key in own if key in part} for part, own in zip(loaded.source, needed)]
+    parts = [{key: part[key] for key in whole if key in part} for part, whole in zip(loaded.source, needed)]
     return model, Source(*parts)
-
-
-def _training(plan: Any, loaded: Checkpoint) -> Training:
-    return training_on(plan, loaded, epochs=1, validation=0.0)
-
-
-def _from(source: Source, step: Callable) -> Callable:
-    return lambda key, state, batch: step(key, source, state, batch)

@@ -147,9 +147,9 @@ def _subject(
         shared, cost = programs[shape]
         return Subject(loaded, shared.of(loaded.source), checked.steps[source], plan.batch), cost
     method = guarded(factory(loaded.model, loaded.task))
-    made = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh)
-    subject = Subject(loaded, made, checked.steps[source], plan.batch)
-    programs[shape] = (made, compile_cost(subject))
+    compiled = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh)
+    subject = Subject(loaded, compiled, checked.steps[source], plan.batch)
+    programs[shape] = (compiled, compile_cost(subject))
     return subject, programs[shape][1]
 
 

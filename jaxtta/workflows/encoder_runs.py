@@ -15,14 +15,15 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxtta import checkpoint, metrics, run, stats
-from jaxtta.core import Array, InputError, Source
+from jaxtta.core import Array, InputError, Learner, Source
 from jaxtta.data.cases import Case
 from jaxtta.data.prefetch import prefetch
+from jaxtta.data.prepared import prepare_all
 from jaxtta.data.sample import Assembly, cut
 from jaxtta.encoders import linear
 from jaxtta.models import Model
-from jaxtta.runs import fitting, results
-from jaxtta.workflows.train import Training, train_network
+from jaxtta.runs import fitting, loop, results
+from jaxtta.workflows.train import Training, recipe_of, train_network
 
 LEAST = 1e-6  # of a channel's deviation: one that is constant stays so
 
@@ -42,7 +43,8 @@ class Linear:
         """
         self.plan, self.model = plan, model
         window, self._for = plan.preprocessing.size, None
-        prepared = fitting.prepared(plan, cases, "training")
+        folder = Path(plan.out) / fitting.PREPARED / "training"
+        prepared = prepare_all(folder, cases, preprocessing=plan.preprocessing, task=plan.task, quiet=plan.quiet)
         self._items = [(case, *place) for case in prepared for place in case.windows(window)]
         self._features = run.compiled_function(functools.partial(linear.features, model))
         self._place = {"size": window, "stride": model.stride}
@@ -57,26 +59,21 @@ class Linear:
         """Trains a layer on an encoder; the seed is that of the order of the images."""
         if source is not self._for:
             self._compute(source)
-        plan, count = self.plan, len(self._items)
-        steps = -(-count // plan.batch)
-        optimiser = fitting.optimiser(plan, steps * plan.epochs)
+        plan, steps = self.plan, loop.steps_of(len(self._items), self.plan.batch)
+        optimiser = fitting.optimiser(recipe_of(plan), steps * plan.epochs)
         learner = linear.linear_learner(plan.task, optimiser, channels=self._maps.shape[-1], **self._place)
-        init, step = run.compiled_learner(learner)
-        key = jax.random.key(seed)
-        state, info = init(key, None), {"loss": np.nan}
-        for epoch in tqdm(range(plan.epochs), "linear", unit="epoch", leave=False, disable=plan.quiet or None):
-            order = np.random.default_rng([seed, epoch]).permutation(count)
-            for some in np.resize(order, (steps, plan.batch)):
-                maps = (self._maps[some] - self._mean) / self._deviation
-                state, info = step(key, state, {"maps": maps, "labels": self._labels(some)})
-        if not np.isfinite(info["loss"]):
-            raise InputError("the loss of the linear layer is not finite; give a lower `learning_rate`")
+        state, _ = loop.fit(
+            Learner(*run.compiled_learner(learner)),
+            loop.shuffled(self._draw, len(self._items), plan.batch, seed=[seed]), None,
+            epochs=plan.epochs, steps=steps, seed=seed, label="linear", quiet=plan.quiet,
+        )  # fmt: skip
         params = linear.unstandardised(state.params, self._mean, self._deviation)
         return lambda images: self._predict(source, params, images)
 
-    def _labels(self, places: np.ndarray) -> np.ndarray:
-        items, window = [self._items[place] for place in places], self.plan.preprocessing.size
-        return np.stack([cut(case.labels[b], place, window) for case, b, place in items]).astype(np.int32)
+    def _draw(self, epoch: int, place: int, item: int) -> dict[str, np.ndarray]:
+        case, block, corner = self._items[item]
+        labels = cut(case.labels[block], corner, self.plan.preprocessing.size).astype(np.int32)
+        return {"maps": (self._maps[item] - self._mean) / self._deviation, "labels": labels}
 
     def _compute(self, source: Source) -> None:
         """The maps of all windows on disk, and mean and deviation of their channels."""
@@ -108,7 +105,8 @@ def finetuned(plan: Training, encoder: Path | None, out: Path) -> Predict:
     """
     train_network(dataclasses.replace(plan, encoder=encoder, out=out, resume=True))
     loaded = checkpoint.load(out / "last")
-    shutil.rmtree(out)
+    done = out.rename(out.with_name(f".{out.name}.tmp"))  # at once: a part of a run would not be taken for one
+    shutil.rmtree(done)
     source, predict = jax.device_put(loaded.source), run.compiled_predictor(loaded.model, plan.task, stats.source())
     return lambda images: predict(source, images)
 

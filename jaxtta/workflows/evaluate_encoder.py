@@ -66,9 +66,10 @@ def evaluate(plan: Evaluation) -> dict[str, Any]:
 def _evaluate(plan: Evaluation, folder: RunFolder) -> dict[str, Any]:
     _check_numbers(plan)
     arms, training = _arms(plan)
-    fitted = fitting.labelled(training, "evaluation")
-    test = dataclasses.replace(training, images=plan.test_images, masks=plan.test_masks)
-    scored = fitting.labelled(test, "the test")
+    reading = {"root": plan.root, "skip_bad": plan.skip_bad, "quiet": plan.quiet}
+    prepared = training.preprocessing, training.task
+    fitted = fitting.labelled(plan.images, plan.masks, *prepared, purpose="evaluation", **reading)
+    scored = fitting.labelled(plan.test_images, plan.test_masks, *prepared, purpose="the test", **reading)
     both = {path.resolve() for path in fitted.files} & {path.resolve() for path in scored.files}
     if both:
         raise InputError(f"{min(both)} is among the images and the test images; what is scored must not be trained on")
@@ -108,7 +109,7 @@ def describe(record: dict[str, Any]) -> str:
 
 
 def _check_numbers(plan: Evaluation) -> None:
-    fitting.check_pace(plan if plan.learning_rate is not None else dataclasses.replace(plan, learning_rate=1.0))
+    fitting.check_pace(plan.epochs, plan.batch, 1.0 if plan.learning_rate is None else plan.learning_rate)
     wrong = next((name for name in plan.by if name not in PROTOCOLS), None)
     if wrong is not None or len(set(plan.by)) < len(plan.by):
         raise InputError(f"`by` is {' '.join(plan.by)}; choose from {', '.join(PROTOCOLS)}, each once")

@@ -1,7 +1,7 @@
 """`jaxtta finetune`: a source model goes on with a few labelled images of another centre."""
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,15 @@ import jax
 import optax
 
 from jaxtta import checkpoint, run
-from jaxtta.core import InputError, Source, Task, Tree
+from jaxtta.core import InputError, Learner, Source, Task, Tree
 from jaxtta.data.kinds import to_dict
 from jaxtta.data.labels import check_labels
 from jaxtta.models import Model, build
 from jaxtta.plans import FineTuning
 from jaxtta.runs import fitting
 from jaxtta.runs.folder import RunFolder
-from jaxtta.segmentation import TrainingState, segmentation_learner
+from jaxtta.segmentation import segmentation_learner
 from jaxtta.transfer.ac_norm import collaborated, require_batch_norm
-from jaxtta.workflows.train import Training
 
 NORMS = ("ac", "batch")
 MANY = 20  # images, from which on some are kept aside
@@ -39,55 +38,75 @@ def finetune(plan: FineTuning) -> dict[str, Any]:
 def _finetune(plan: FineTuning, folder: RunFolder) -> dict[str, Any]:
     if plan.norm not in NORMS:
         raise InputError(f"norm is {plan.norm!r}; choose one of {', '.join(NORMS)}")
-    loaded = begun(plan, plan.source)
+    loaded = begun(
+        plan.source, classes=plan.classes, activation=plan.activation, names=plan.names, mask_values=plan.mask_values
+    )
     if plan.norm == "ac":
         require_batch_norm(loaded.model, plan.source)
-    training = training_on(plan, loaded, validation=plan.validation or 0.0)
-    fitting.check_numbers(training)
-    cases = fitting.labelled(training, "fine-tuning")
+    pace = plan.learning_rate, plan.epochs, plan.batch
+    recipe = fitting.Recipe(plan.optimiser, *pace, plan.augmentation, plan.seed)
+    validation = plan.validation or 0.0
+    fitting.check_recipe(recipe, validation=validation)
+    reading = {"root": plan.root, "skip_bad": plan.skip_bad, "quiet": plan.quiet}
+    data = plan.images, plan.masks, loaded.preprocessing, loaded.task
+    cases = fitting.labelled(*data, purpose="fine-tuning", **reading)
     if plan.validation is None and len(cases.cases) >= MANY:
-        training = dataclasses.replace(training, validation=KEPT_ASIDE)
-    training = dataclasses.replace(training, task=dataclasses.replace(loaded.task, quarter_turns=cases.square))
+        validation = KEPT_ASIDE
+    task = dataclasses.replace(loaded.task, quarter_turns=cases.square)
     identity = {
-        "task": dataclasses.asdict(training.task),
+        "task": dataclasses.asdict(task),
         "model": loaded.model.config,
-        "preprocessing": to_dict(training.preprocessing),
+        "preprocessing": to_dict(loaded.preprocessing),
         "norm": plan.norm,
         "source_sha256": loaded.manifest["sha256"],
     }
     source = jax.device_put(loaded.source)
 
-    def compiled(optimiser: optax.GradientTransformation):
-        init, step = compiled_tuning(loaded.model, training, optimiser, plan.norm)
-        return lambda key: init(key, source), lambda key, state, batch: step(key, source, state, batch)
+    def learner(optimiser: optax.GradientTransformation) -> Learner:
+        return starting_from(source, *compiled_tuning(loaded.model, task, optimiser, plan.norm))
 
     mix = run.compiled_function(mixed)
     folded = (lambda params: mix(params, source.params)) if plan.norm == "ac" else lambda params: params
-    fitted = fitting.Fit(loaded.model, compiled, folded, functools.partial(_save, plan, training, loaded), LEAST)
-    return fitting.fit(training, fitted, cases, folder, identity=identity, reads=[Path(plan.source)])
+    start = {"path": str(plan.source), **{name: loaded.manifest[name] for name in ("sha256", "provenance")}}
+    provenance = {"command": "finetune", "norm": plan.norm, "source": start}
+    provenance["images"] = [str(path) for path in plan.images]
+    fitted = fitting.Fit(
+        loaded.model, task, loaded.preprocessing, recipe, validation, learner, folded, provenance, plan.quiet, LEAST
+    )
+    return fitting.fit(fitted, cases, folder, identity=identity, reads=[Path(plan.source)])
 
 
-def begun(plan: Any, path: Path) -> checkpoint.Checkpoint:
-    """A checkpoint to start from; an encoder's with the task of a plan, and the network that is for it.
+def begun(
+    path: Path,
+    *,
+    classes: int | None,
+    activation: str | None,
+    names: tuple[str, ...],
+    mask_values: tuple[int, ...] | str | None,
+) -> checkpoint.Checkpoint:
+    """A checkpoint to start from; an encoder's with a task, and the network that is for it.
 
     Args:
-        plan: has `classes`, `activation`, `names` and `mask_values` as a `FineTuning` has.
         path: of a whole network where `classes` is None, else an encoder.
+        classes: see `FineTuning`, as of the next three.
+        activation: of the task.
+        names: of its output channels.
+        mask_values: of its labels.
 
     Raises:
         InputError: what `checkpoint.load` raises, or a task where the checkpoint has one.
     """
-    told = {name: getattr(plan, name) for name in ("activation", "names", "mask_values") if getattr(plan, name)}
-    if plan.classes is None and told:
-        name = min(told)
+    given = {"activation": activation, "names": names, "mask_values": mask_values}
+    if classes is None and any(given.values()):
+        name = min(name for name, value in given.items() if value)
         raise InputError(f"`{name}` is for an encoder, and goes with `classes`; leave it out, or give both")
-    loaded = checkpoint.load(path, kind="model" if plan.classes is None else "encoder")
-    if plan.classes is None:
+    loaded = checkpoint.load(path, kind="model" if classes is None else "encoder")
+    if classes is None:
         return loaded
     if loaded.manifest["kind"] == "model":
         raise InputError(f"{path}: segments {', '.join(loaded.task.names)}, which stays; leave `classes` out")
-    task = Task(plan.classes, plan.activation or "sigmoid", plan.names)
-    values = tuple(range(task.labels)) if plan.mask_values is None else plan.mask_values
+    task = Task(classes, activation or "sigmoid", names)
+    values = tuple(range(task.labels)) if mask_values is None else mask_values
     check_labels(values, task)
     model = build({**loaded.model.config, "classes": task.classes, "heads": ("segmentation",)})
     preprocessing = dataclasses.replace(loaded.preprocessing, mask_values=values)
@@ -99,34 +118,18 @@ def mixed(params: Tree, source_params: Tree) -> Tree:
     return {**params, **collaborated({name: params[name] for name in source_params}, source_params)}
 
 
-def training_on(plan: Any, loaded: checkpoint.Checkpoint, **own) -> Training:
-    """The training that a plan of fine-tuning is: of its fields those that a training has, `own` values instead."""
-    named = {f.name for f in dataclasses.fields(Training)} & {f.name for f in dataclasses.fields(plan)}
-    given = {name: getattr(plan, name) for name in named}
-    kept = {"task": loaded.task, "preprocessing": loaded.preprocessing, "model": loaded.model.config}
-    return Training(**{**given, **kept, **own})
-
-
-def compiled_tuning(model: Model, plan: Training, optimiser: optax.GradientTransformation, norm: str):
+def compiled_tuning(model: Model, task: Task, optimiser: optax.GradientTransformation, norm: str):
     """`(key, source) -> state` and `(key, source, state, batch) -> (state, info)`, compiled."""
 
     def learner_from(source: Source):
         def applied(params: Tree) -> Tree:
             return mixed(params, source.params) if norm == "ac" else params
 
-        return segmentation_learner(model, plan.task, optimiser, encoder=source, applied=applied)
+        return segmentation_learner(model, task, optimiser, encoder=source, applied=applied)
 
     return run.compiled_transfer(learner_from)
 
 
-def _save(
-    plan: FineTuning,
-    training: Training,
-    loaded: checkpoint.Checkpoint,
-    source: Source,
-    state: TrainingState,
-    log: list[dict],
-) -> None:
-    began = {"path": str(plan.source), **{name: loaded.manifest[name] for name in ("sha256", "provenance")}}
-    provenance = {"command": "finetune", "norm": plan.norm, "source": began}
-    fitting.write(source, state, log, plan=training, model=loaded.model, provenance=provenance)
+def starting_from(source: Source, init: Callable, step: Callable) -> Learner:
+    """What `compiled_tuning` gives as a learner of one source."""
+    return Learner(lambda key, _: init(key, source), lambda key, state, batch: step(key, source, state, batch))

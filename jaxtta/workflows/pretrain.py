@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxtta import plans, run
-from jaxtta.core import InputError
+from jaxtta.core import InputError, Learner
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
 from jaxtta.data.preprocessing import Preprocessing
@@ -26,6 +26,7 @@ from jaxtta.models import Model, build
 from jaxtta.runs import fitting, inputs
 from jaxtta.runs.folder import RunFolder
 from jaxtta.runs.inputs import preprocessing_for
+from jaxtta.runs.loop import steps_of
 from jaxtta.runs.unlabelled import Windows
 
 KEPT_ASIDE = 0.1  # of the files, for the spectrum
@@ -89,11 +90,13 @@ def _pretrain(plan: Pretraining, folder: RunFolder) -> dict[str, Any]:
         return folder.record
     windows = Windows(folder.out / fitting.PREPARED, checked.cases, plan.preprocessing, NOTHING, quiet=plan.quiet)
     kept, shown = _places(plan, windows, aside)
-    steps = -(-len(shown) // plan.batch)
-    schedule = optax.cosine_decay_schedule(plan.learning_rate, steps * plan.epochs)
+    steps = steps_of(shown, plan.batch) * plan.epochs
+    schedule = optax.cosine_decay_schedule(plan.learning_rate, steps)
     sgd = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(schedule, SGD_MOMENTUM))
-    contrast = Contrast(model, schedule, *run.compiled_learner(learner_of(sgd), mesh=mesh), steps)
-    state, log = train(plan, contrast, windows, shown, folder)
+    learner = Learner(*run.compiled_learner(learner_of(sgd), mesh=mesh))
+    recipe = {name: getattr(plan, name) for name in RECIPE}
+    contrast = Contrast(model, plan.preprocessing, schedule, learner, recipe)
+    state, log = train(contrast, windows.images, shown, folder, names=told["images"], quiet=plan.quiet)
     ranks = _spectrum(plan, model, state, (windows.images[place] for place in kept))
     counts = {"trained_on": len(shown), "constant": int((~windows.varied).sum()), "embeddings": len(kept)}
     return folder.finish(last=log[-1], windows=counts, spectrum=ranks)
@@ -113,7 +116,7 @@ def describe(record: dict[str, Any]) -> str:
 
 
 def _check_numbers(plan: Pretraining) -> None:
-    fitting.check_pace(plan)
+    fitting.check_pace(plan.epochs, plan.batch, plan.learning_rate)
     for name, size in {"size": plan.preprocessing.size, "crop_size": _crop(plan)}.items():
         if len(size) != 2:
             raise InputError(f"`{name}` is {'x'.join(map(str, size))}; pre-training takes slices: give HEIGHTxWIDTH")
@@ -200,7 +203,7 @@ def _spectrum(plan: Pretraining, model: Model, state: Any, images: Iterator[np.n
     """Writes the spectrum of encoder and projector on images; what to say of each."""
     program = run.compiled_function(functools.partial(moco.embed, model))
     source, projector = moco.encoder_source(state), state.params["projector"]
-    made = spectra.in_batches(lambda batch: program(source, projector, batch), images, plan.batch)
-    values = spectra.values_of(**dict(zip(("encoder", "projector"), made)))
+    embeddings = spectra.in_batches(lambda batch: program(source, projector, batch), images, plan.batch)
+    values = spectra.values_of(**dict(zip(("encoder", "projector"), embeddings)))
     spectra.write(Path(plan.out), {Path(plan.out).resolve().name: values})
     return {part: spectra.summary(array) for part, array in values.items()}

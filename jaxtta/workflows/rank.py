@@ -37,10 +37,13 @@ def rank(plan: Ranking) -> dict[str, Any]:
             raise InputError(f"`by` is {plan.by!r}; choose one of {', '.join(CHOICES)}")
         if plan.by != AFFINE and plan.classes is not None:
             raise InputError(f"`by` {plan.by} looks at predictions, which an encoder does not make; choose {AFFINE}")
-        sources = load_sources(plan.sources, load=functools.partial(begun, plan))
+        labels = {name: getattr(plan, name) for name in ("classes", "activation", "names", "mask_values")}
+        sources = load_sources(plan.sources, load=functools.partial(begun, **labels))
+        recipe = fitting.Recipe(plan.optimiser, plan.learning_rate, 1, plan.batch, plan.augmentation, plan.seed)
         if plan.by == AFFINE:
-            require_batch_norms(plan, sources)
+            require_batch_norms(sources, plan.sources, recipe)
         found, bad, files = _cases(plan, sources)
+        fine_tuning = {k: v for k, v in recipe._asdict().items() if k not in ("epochs", "seed")}
         identity = {
             "by": plan.by,
             "sources": {
@@ -48,7 +51,7 @@ def rank(plan: Ranking) -> dict[str, Any]:
                 for path, (name, one) in zip(plan.sources, sources.items())
             },
             "cases": [f"{case.domain}/{case.name}" for case in next(iter(found.values()))],
-            **({"recipe": _recipe(plan)} if plan.by == AFFINE else {}),
+            **({"recipe": fine_tuning} if plan.by == AFFINE else {}),
             "seed": plan.seed,
         }
         images = [str(path) for path in plan.images]
@@ -56,7 +59,10 @@ def rank(plan: Ranking) -> dict[str, Any]:
             identity, [*map(Path, plan.sources), *files], scratch=[fitting.PREPARED], images=images, bad=bad
         ):
             return folder.record
-        result = (affine_ranking if plan.by == AFFINE else _label_free_ranking)(plan, sources, found)
+        if plan.by == AFFINE:
+            result = affine_ranking(sources, found, recipe, out / fitting.PREPARED, quiet=plan.quiet)
+        else:
+            result = _label_free_ranking(plan, sources, found)
         for name, rows in {**result.pop("tables"), "ranking": result["ranking"]}.items():
             results.write_rows(out / f"{name}.csv", rows)
         return folder.finish(**result)
@@ -69,11 +75,6 @@ def describe(record: dict[str, Any]) -> str:
         cells = [row.get(name, "") for name in rows[0]]
         rows.append([cell if isinstance(cell, str) else f"{cell:.4g}" for cell in cells])
     return results.aligned(rows)
-
-
-def _recipe(plan: Ranking) -> dict[str, Any]:
-    """What AC-Corr's epoch of fine-tuning is like."""
-    return {name: getattr(plan, name) for name in fitting.RECIPE if name != "epochs"}
 
 
 def _cases(plan: Ranking, sources: dict[str, checkpoint.Checkpoint]) -> tuple[dict, list[dict], list[Path]]:
@@ -105,12 +106,12 @@ def _label_free_ranking(
     """The mean of the metric over the images for each source; of a volume's slices or windows the mean counts."""
     rows: dict[str, list[dict]] = {}
     for number, (preprocessing, cases) in enumerate(found.items()):
-        own = {name: one for name, one in sources.items() if one.preprocessing == preprocessing}
-        task = next(iter(own.values())).task
+        alike = {name: one for name, one in sources.items() if one.preprocessing == preprocessing}
+        task = next(iter(alike.values())).task
         folder = Path(plan.out) / fitting.PREPARED / str(number)
         target = Target(folder, cases, preprocessing, task, quiet=plan.quiet)
-        probabilities, scores = observe(target, list(own.values()), plan.by, quiet=plan.quiet)
-        for i, name in enumerate(own):
+        probabilities, scores = observe(target, list(alike.values()), plan.by, quiet=plan.quiet)
+        for i, name in enumerate(alike):
             rows[name] = []
             for case, places in target.places.items():
                 row = {"source": name, "domain": case.domain, "name": case.name}

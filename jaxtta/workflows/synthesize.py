@@ -30,9 +30,9 @@ def _write_abdomen(folder: Path, centre: str, *, seed: int, index: int, size: in
     _write_volume(folder, abdomen.abdomen(abdomen.CENTRES[centre], seed=seed, index=index, size=size), index)
 
 
-def _write_volume(folder: Path, made: Phantom, index: int) -> None:
-    nifti.write_new(folder / "images" / f"{index:04d}.nii.gz", made.array, affine=made.affine, slope=made.slope)
-    nifti.write_new(folder / "masks" / f"{index:04d}.nii.gz", made.labels, affine=made.affine)
+def _write_volume(folder: Path, volume: Phantom, index: int) -> None:
+    nifti.write_new(folder / "images" / f"{index:04d}.nii.gz", volume.array, affine=volume.affine, slope=volume.slope)
+    nifti.write_new(folder / "masks" / f"{index:04d}.nii.gz", volume.labels, affine=volume.affine)
 
 
 class Kind(NamedTuple):

@@ -1,7 +1,6 @@
 """`jaxtta train`: a source model from labelled images, resumable, with the best and the last checkpoint."""
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax
 import optax
 
 from jaxtta import checkpoint, run
-from jaxtta.core import InputError, Source, Task, encoder_of, paths
+from jaxtta.core import InputError, Learner, Source, Task, encoder_of, paths
 from jaxtta.data.kinds import to_dict
 from jaxtta.data.labels import check_labels
 from jaxtta.data.preprocessing import Preprocessing
@@ -20,7 +19,7 @@ from jaxtta.plans.parts import MaskedImages, Recipe, Resumable
 from jaxtta.runs import fitting
 from jaxtta.runs.folder import RunFolder
 from jaxtta.runs.inputs import preprocessing_for
-from jaxtta.segmentation import TrainingState, segmentation_learner
+from jaxtta.segmentation import segmentation_learner
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,33 +73,38 @@ def train_network(plan: Training) -> dict[str, Any]:
 
 
 def _train(plan: Training, folder: RunFolder) -> dict[str, Any]:
-    fitting.check_numbers(plan)
+    recipe = recipe_of(plan)
+    fitting.check_recipe(recipe, validation=plan.validation)
     check_labels(plan.preprocessing.mask_values, plan.task)
     model = build({**plan.model, "classes": plan.task.classes, "channels": plan.preprocessing.channels})
     begun = None if plan.encoder is None else checkpoint.load(plan.encoder, kind="encoder")
     encoder = None if begun is None else encoder_for(model, begun, plan.encoder)
-    cases = fitting.labelled(plan, "training")
-    plan = dataclasses.replace(plan, task=dataclasses.replace(plan.task, quarter_turns=cases.square))
+    reading = {"root": plan.root, "skip_bad": plan.skip_bad, "quiet": plan.quiet}
+    cases = fitting.labelled(plan.images, plan.masks, plan.preprocessing, plan.task, purpose="training", **reading)
+    task = dataclasses.replace(plan.task, quarter_turns=cases.square)
     identity = {
-        "task": dataclasses.asdict(plan.task),
+        "task": dataclasses.asdict(task),
         "model": model.config,
         "preprocessing": to_dict(plan.preprocessing),
         "encoder": None if begun is None else begun.manifest["sha256"],
     }
 
-    def compiled(optimiser: optax.GradientTransformation):
-        init, step = run.compiled_learner(segmentation_learner(model, plan.task, optimiser, encoder=encoder))
-        return lambda key: init(key, None), step
+    def learner(optimiser: optax.GradientTransformation) -> Learner:
+        return Learner(*run.compiled_learner(segmentation_learner(model, task, optimiser, encoder=encoder)))
 
-    fitted = fitting.Fit(model, compiled, lambda params: params, functools.partial(_save, plan, model))
     reads = [] if plan.encoder is None else [Path(plan.encoder)]
-    return fitting.fit(plan, fitted, cases, folder, identity=identity, reads=reads)
+    provenance = {"command": "train", "encoder": str(plan.encoder) if reads else None}
+    provenance["images"] = [str(path) for path in plan.images]
+    fitted = fitting.Fit(
+        model, task, plan.preprocessing, recipe, plan.validation, learner, lambda params: params, provenance, plan.quiet
+    )
+    return fitting.fit(fitted, cases, folder, identity=identity, reads=reads)
 
 
-def _save(plan: Training, model: Model, source: Source, state: TrainingState, log: list[dict]) -> None:
-    encoder = None if plan.encoder is None else str(plan.encoder)
-    provenance = {"command": "train", "encoder": encoder}
-    fitting.write(source, state, log, plan=plan, model=model, provenance=provenance)
+def recipe_of(plan: Training) -> fitting.Recipe:
+    """The recipe of a training."""
+    pace = plan.learning_rate, plan.epochs, plan.batch
+    return fitting.Recipe(plan.optimiser, *pace, plan.augmentation, plan.seed)
 
 
 def encoder_for(model: Model, loaded: checkpoint.Checkpoint, path: Path) -> Source:
@@ -121,8 +125,8 @@ def encoder_for(model: Model, loaded: checkpoint.Checkpoint, path: Path) -> Sour
                 f"{path}: its encoder has {key} {theirs}, the network {ours}; give the network the same {key}"
             )
     parts = encoder_of(loaded.source)
-    own = encoder_of(jax.eval_shape(model.init, jax.random.key(0)))
-    for part, whole in zip(parts, own):
+    wholes = encoder_of(jax.eval_shape(model.init, jax.random.key(0)))
+    for part, whole in zip(parts, wholes):
         shapes, expected = ({p: a.shape for p, a in zip(paths(t), jax.tree.leaves(t))} for t in (part, whole))
         if shapes != expected:
             raise InputError(
