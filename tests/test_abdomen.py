@@ -16,6 +16,9 @@ from jaxtta.synthetic.phantoms import Phantom
 COUNT = 4
 LIVER, SPLEEN, KIDNEYS, AORTA = range(1, 5)
 every_centre = pytest.mark.parametrize("name", CENTRES)
+first_centre = pytest.mark.parametrize(  # the others with -m slow
+    "name", [pytest.param(name, marks=pytest.mark.slow if number else ()) for number, name in enumerate(CENTRES)]
+)
 
 
 @functools.cache
@@ -46,7 +49,7 @@ def test_centres_under_their_names():
     assert all(16 <= centre.slices <= 24 for centre in CENTRES.values())
 
 
-@every_centre
+@first_centre
 def test_deterministic(name):
     state = np.random.get_state()[1].copy()
     for first, second in zip(abdomen(CENTRES[name], seed=3, index=1), made(name)[1]):
@@ -126,7 +129,7 @@ def test_centres_differ_in_contrast_and_noise():
     assert max(plain[:3]) < 75 and kidneys > plain[1] + 90
 
 
-@every_centre
+@first_centre
 def test_anatomy_does_not_depend_on_the_size(name):
     fine, coarse = abdomen(CENTRES[name], seed=3, index=0, size=192), made(name)[0]
     shares = fine.labels.reshape(-1, 96, 2, 96, 2)

@@ -19,6 +19,7 @@ from jaxtta.wrappers import episodic, guarded, predicting_before, repeat
 
 KEY = jax.random.key(2)
 OTHER_NORMS = [(dimensions, norm) for dimensions in (2, 3) for norm in ("instance", "group")]
+BOTH_WAYS = [(2, "instance"), (3, "group")]
 
 
 # Values of the toy network that each adapts: 64 are its affines, 4929 all it has, 3 a prompt of one frequency.
@@ -119,16 +120,6 @@ def test_an_alpha_that_is_no_share_says_what_is_expected(alpha):
         alpha_bn(model, task, alpha=alpha)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_predict_repeats_the_prediction_of_the_step(name):
-    model, task, variables, space = toy()
-    takes_optimiser = "optimiser" in inspect.signature(METHODS[name]).parameters
-    options = {"optimiser": optax.sgd(1e-2)} if takes_optimiser else {}
-    method, images = METHODS[name](model, task, **options), pictures(2, 1, *space, 3)
-    for image, (state, output) in zip(images, along(method, variables, images)):
-        np.testing.assert_allclose(jax.jit(method.predict)(variables, state, image), output.logits, atol=1e-5)
-
-
 def test_progressive_bn_that_has_seen_nothing_predicts_as_the_source():
     model, task, variables, space = toy()
     image = pictures(1, *space, 3)
@@ -177,7 +168,10 @@ def test_methods_of_batch_statistics_refuse_networks_without_batch_norm(factory,
 
 
 @pytest.mark.parametrize("factory", [tent, grata])
-@pytest.mark.parametrize(("dimensions", "norm"), OTHER_NORMS)
+@pytest.mark.parametrize(
+    ("dimensions", "norm"),
+    [pytest.param(*kind, marks=() if kind in BOTH_WAYS else pytest.mark.slow) for kind in OTHER_NORMS],
+)
 def test_every_affine_of_other_norms_adapts(factory, dimensions, norm):
     model, task, variables, space = toy(dimensions, "softmax" if dimensions == 3 else "sigmoid", norm)
     images = pictures(2, 1, *space, model.channels)
@@ -195,7 +189,7 @@ def test_every_affine_of_other_norms_adapts(factory, dimensions, norm):
 TAKING_ALL = {"eata": {"margin": 1.0, "distance": 1e-4}, "sar": {"margin": 1.0}, "cotta": {"threshold": 1.0}}
 
 
-@pytest.mark.parametrize("norm", ["instance", "group"])
+@pytest.mark.parametrize("norm", ["instance", pytest.param("group", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "source"])
 def test_without_batch_norm_a_method_refuses_or_does_something(name, norm):
     model, task, variables, space = toy(norm=norm)

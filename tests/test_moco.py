@@ -124,7 +124,7 @@ def test_the_state_starts_with_equal_encoders_and_random_keys():
     assert shapes[0] == shapes[1]
 
 
-@pytest.mark.parametrize("options", [{}, {"local": 0.0, "shared": False}])
+@pytest.mark.parametrize("options", [{}, pytest.param({"local": 0.0, "shared": False}, marks=pytest.mark.slow)])
 def test_a_step_is_what_its_parts_say(options):
     init, step = program(**options)
     model, batch = build(UNET), batches()[0]
@@ -193,7 +193,7 @@ def test_a_run_that_was_put_away_and_taken_up_again_is_the_same_run():
     assert_trees_close(state, straight)
 
 
-@pytest.mark.parametrize("whitening", [0, 2])
+@pytest.mark.parametrize("whitening", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_four_devices_do_what_one_does(whitening):
     options = {"whitening": whitening} if whitening else {}
     outcomes = []

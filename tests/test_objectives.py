@@ -24,6 +24,7 @@ TOYS = {
     "3-D sigmoid of 4 channels": (3, "sigmoid", "instance", 4),
     "3-D softmax": (3, "softmax"),
 }
+ODD = ("2-D softmax of 1 channel", "3-D sigmoid of 4 channels")
 WITHOUT_QUARTERS = {
     "sigmoid": Task(2, "sigmoid", quarter_turns=False),
     "softmax": Task(3, "softmax", quarter_turns=False),
@@ -67,8 +68,14 @@ def test_the_registry_is_the_six():
     assert set(OBJECTIVES) == {"entropy", "consistency", "reconstruction", "denoising", "super_resolution", "rotation"}
 
 
-@pytest.mark.parametrize("setting", TOYS)
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [  # each objective in 2-D and in 3-D, and in every setting with -m slow
+        pytest.param(name, setting, marks=() if number % 2 == (setting in ODD) else pytest.mark.slow)
+        for number, name in enumerate(OBJECTIVES)
+        for setting in TOYS
+    ],
+)
 def test_every_objective_is_a_finite_scalar_with_a_finite_gradient_in_both_places_of_grata(name, setting):
     model, task, source, space = toy(*TOYS[setting])
     method = METHODS["grata"](model, task, auxiliary=name, pseudo=name, optimiser=optax.sgd(1e-2))

@@ -129,7 +129,7 @@ def gradients(model, source, images):
     return gradient(source.params)
 
 
-@pytest.mark.parametrize("name", ["batch", "3-D instance"])
+@pytest.mark.parametrize("name", ["batch", pytest.param("3-D instance", marks=pytest.mark.slow)])
 def test_gradients_of_all_parameters_are_finite_float32_and_point_the_same_way(name):
     model, source, images = network(name)
     narrow, wide = (gradients(with_precision(model, p), source, images) for p in ("bfloat16", "float32"))
@@ -194,7 +194,7 @@ def stream(centre, count):
         yield jnp.asarray(image[None], jnp.float32), labels
 
 
-@pytest.mark.parametrize("name", ["source", "grata"])
+@pytest.mark.parametrize("name", ["source", pytest.param("grata", marks=pytest.mark.slow)])
 def test_bfloat16_costs_little_dice(name):
     """The trained source model at two centres it has not seen. Measured over 48 images of three centres: each Dice
     within 1.0 points, the mean of a centre within 0.1 points, of both methods.

@@ -78,8 +78,18 @@ def test_eata_learns_from_what_is_reliable_and_not_redundant(dimensions, activat
     method = eata(model, task, optimiser=SGD, distance=0.2, anchor=0.0)
     state, limit = method.init(variables, images[0]), limit_of(task, 0.4)
     average = np.zeros(state.average.shape)
+
+    @jax.jit
+    def logits_of(adapted, image):
+        return bind(model, variables, stats.image())(adapted)(image)["segmentation"]
+
+    @jax.jit
+    @jax.value_and_grad
+    def by_hand(adapted, image, weights):
+        return jnp.sum(weights * entropies(decisions(task, logits_of(adapted, image))))
+
     for image in images:
-        logits = bind(model, variables, stats.image())(state.adapted)(image)["segmentation"]
+        logits = logits_of(state.adapted, image)
         entropy, p = entropy_of(task, logits), choices(task, logits)
         reliable, lengths = entropy < limit, np.linalg.norm(p, axis=-1) * np.linalg.norm(average, axis=-1)
         kept = reliable & (np.sum(p * average, axis=-1) / np.maximum(lengths, 1e-12) < 0.8)
@@ -89,12 +99,7 @@ def test_eata_learns_from_what_is_reliable_and_not_redundant(dimensions, activat
             average[i] = 0.9 * average[i] + 0.1 * mean if average[i].any() else mean
 
         weights = jnp.asarray(np.where(kept, np.exp(limit - entropy), 0) / kept.sum(), jnp.float32)
-
-        def by_hand(adapted, image, weights):
-            logs = decisions(task, bind(model, variables, stats.image())(adapted)(image)["segmentation"])
-            return jnp.sum(weights * entropies(logs))
-
-        loss, gradient = jax.value_and_grad(by_hand)(state.adapted, image, weights)
+        loss, gradient = by_hand(state.adapted, image, weights)
         expected = jax.tree.map(lambda a, g: a - 1e-2 * g, state.adapted, gradient)
         state, output = jax.jit(method.step)(KEY, variables, state, image)
         np.testing.assert_allclose(output.info["loss"], loss, rtol=1e-4)
@@ -120,11 +125,13 @@ def test_eata_takes_its_fisher_matrix_from_the_first_images_at_the_source(monkey
     model, task, variables, space = confident(2, "sigmoid")
     images = pictures(3, 1, *space, 3)
 
-    def surprise(adapted, image):
+    @jax.jit
+    @jax.grad
+    def slope_of_surprise(adapted, image):
         logits = bind(model, variables, stats.image())(adapted)(image)["segmentation"]
         return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, jnp.asarray(logits > 0, logits.dtype)))
 
-    squares = [jax.tree.map(jnp.square, jax.grad(surprise)(affines(variables), image)) for image in images]
+    squares = [jax.tree.map(jnp.square, slope_of_surprise(affines(variables), image)) for image in images]
     both = jax.tree.map(lambda a, b: (a + b) / 2, *squares[:2])
     history = along(eata(model, task, optimiser=SGD), variables, images)
     for (state, _), expected in zip(history, (squares[0], both, both)):
@@ -164,11 +171,14 @@ def test_sar_descends_with_the_gradient_of_the_point_above(dimensions, activatio
     model, task, variables, space = confident(dimensions, activation)
     image, limit = pictures(1, *space, model.channels), limit_of(task, 0.4)
 
+    @jax.jit
     def entropy_at(adapted):
         return entropies(decisions(task, bind(model, variables, stats.image())(adapted)(image)["segmentation"]))
 
+    @jax.jit
+    @jax.value_and_grad
     def descent(adapted, chosen):
-        return jax.value_and_grad(lambda a: jnp.sum(jnp.where(chosen, entropy_at(a), 0)) / float(chosen.sum()))(adapted)
+        return jnp.sum(jnp.where(chosen, entropy_at(adapted), 0)) / jnp.sum(chosen.astype(jnp.float32))
 
     start = affines(variables)
     first = entropy_at(start) < limit
@@ -231,7 +241,10 @@ def test_memo_takes_every_image_for_the_first():
     assert_trees_close(last, alone, atol=1e-6)
 
 
-@pytest.mark.parametrize("turns, shape", [(True, (8, 12)), (False, (8, 12)), (True, (4, 8, 12))])
+SHAPES = [(True, (8, 12)), (False, (8, 12)), (True, (4, 8, 12))]
+
+
+@pytest.mark.parametrize("turns, shape", SHAPES)
 def test_memo_maps_views_of_every_shape_back(turns, shape):
     model, _, variables, _ = toy(len(shape), "softmax")
     task = Task(3, "softmax", quarter_turns=turns)
@@ -239,12 +252,21 @@ def test_memo_maps_views_of_every_shape_back(turns, shape):
     views_shown = _augmented(KEY, task, image)
     assert len(views_shown) == len(views.possible(task, len(shape)))
     assert all(turn.inverse(x).shape == image.shape for turn, x in views_shown)
-    [(state, output)] = along(memo(model, task), variables, [image])
-    assert all_finite((state, output)) and output.logits.shape == (2, *shape, 3)
+    method = memo(model, task)
+    _, output = jax.eval_shape(method.step, KEY, variables, method.init(variables, image), image)
+    assert output.logits.shape == (2, *shape, 3)
+
+
+@pytest.mark.parametrize("turns, shape", [SHAPES[0], *(pytest.param(*s, marks=pytest.mark.slow) for s in SHAPES[1:])])
+def test_memo_learns_from_views_of_every_shape(turns, shape):
+    model, _, variables, _ = toy(len(shape), "softmax")
+    image = pictures(2, *shape, model.channels)
+    [history] = along(memo(model, Task(3, "softmax", quarter_turns=turns)), variables, [image])
+    assert all_finite(history)
 
 
 @pytest.mark.parametrize("factory", [eata, sar, memo])
-@pytest.mark.parametrize("norm", ["instance", "group"])
+@pytest.mark.parametrize("norm", [pytest.param("instance", marks=pytest.mark.slow), "group"])
 def test_they_adapt_other_norms(factory, norm):
     model, task, variables, space = toy(2, "sigmoid", norm)
     margin = {} if factory is memo else {"margin": 1.0}  # a network with random weights is sure of nothing

@@ -23,7 +23,17 @@ KEY = jax.random.key(3)
 SGD = {"optimiser": optax.sgd(1e-2)}
 
 
-@pytest.mark.parametrize("name, devices", [*((name, 4) for name in METHODS), ("tent", 2)])
+# The compiler splits a batch in the same way for all: these by default, the others with -m slow.
+SPLIT = ("source", "tent", "grata", "cotta")
+
+
+@pytest.mark.parametrize(
+    "name, devices",
+    [
+        *(pytest.param(name, 4, marks=() if name in SPLIT else pytest.mark.slow) for name in METHODS),
+        pytest.param("tent", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_batch_over_devices_has_the_statistics_of_the_whole_batch(name, devices):
     model, task, source, space = toy()
     takes_optimiser = "optimiser" in inspect.signature(METHODS[name]).parameters

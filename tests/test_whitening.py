@@ -293,8 +293,14 @@ def test_a_whitening_network_carries_the_memory_of_every_policy(policy):
         assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, source.batch_stats)
 
 
-@pytest.mark.parametrize("encoder_alone", [False, True])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "encoder_alone"),
+    [
+        pytest.param(name, alone, marks=() if alone == (name in ("unet", "resunet 18")) else pytest.mark.slow)
+        for name in CONFIGS
+        for alone in (False, True)
+    ],
+)
 def test_a_folded_network_is_an_ordinary_one_with_the_same_outputs(name, encoder_alone):
     with jax.enable_x64(True):
         model, source = network(name, dtype=jnp.float64)
