@@ -40,6 +40,7 @@ def mean_of(out, method, protocol="reset"):
     return row["dice"]
 
 
+@pytest.mark.slow
 def test_the_grid_has_a_cell_for_each_pair_of_objectives(as_a_user, place, tmp_path, capsys):
     objective_grid.main([*own(place, tmp_path), "--objectives", "entropy", "reconstruction"])
     rows = rows_of(tmp_path / "grid_small.csv")
@@ -50,6 +51,7 @@ def test_the_grid_has_a_cell_for_each_pair_of_objectives(as_a_user, place, tmp_p
     assert (tmp_path / "grid.md").read_text() in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_rules_have_a_row_each_and_are_gone_on_with(as_a_user, place, tmp_path):
     call = [*own(place, tmp_path), "--learning-rates", "1e-2"]
     rate_rules.main(call)
@@ -71,6 +73,7 @@ def test_sensitivity_says_how_far_the_rates_are_apart(as_a_user, place, tmp_path
     assert unmoved["method"] == "batch_statistics" and unmoved["1e-4"] == unmoved["1e-1"]
 
 
+@pytest.mark.slow
 def test_streams_run_under_every_protocol(as_a_user, place, tmp_path):
     streams.main([*own(place, tmp_path), "--methods", "tent:learning_rate=1e-1", "--orders", "2"])
     rows = rows_of(tmp_path / "streams.csv")
@@ -81,6 +84,7 @@ def test_streams_run_under_every_protocol(as_a_user, place, tmp_path):
     assert len(set(list(rows[1].values())[2:8])) > 1
 
 
+@pytest.mark.slow
 def test_the_main_table_trains_a_source_on_each_domain_and_leaves_it_out(as_a_user, tmp_path, monkeypatch):
     monkeypatch.setattr(main_table, "MODEL", {"architecture": "unet", "features": (4, 8), "heads": ()})
     monkeypatch.setattr(main_table, "PREPROCESSING", main_table.Preprocessing((32, 32), 3, "fundus"))

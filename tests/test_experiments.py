@@ -68,6 +68,7 @@ def test_prostate_sites_reads_the_layout_of_the_release(tmp_path, capsys, as_a_u
         prostate_sites.main(["--data", str(out / "data"), "--out", str(tmp_path / "again")])
 
 
+@pytest.mark.slow
 def test_pretraining_cost_prints_its_table(as_a_user, capsys):
     pretraining_cost.main(["--size", "16", "--batch", "4", "--features", "4", "8", "--queue", "8", "--rounds", "1"])
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]

@@ -27,6 +27,7 @@ def test_a_notebook_is_committed_without_outputs_and_installs_in_one_cell(path):
     assert sum("pip install" in cell.source for cell in cells) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
