@@ -155,7 +155,7 @@ def _more(command: Command | None) -> str:
 
 
 def _wrong(error: CycloptsError, command: Command | None, given: set[str]) -> str:
-    if isinstance(error, MissingArgumentError) and command is not None:
+    if type(error) is MissingArgumentError and error.keyword is None and command is not None:
         missing = [flag(command.plan, name) for name in _required(command.plan) if name not in given]
         if missing:
             return f"expected {', '.join(missing)} too"
