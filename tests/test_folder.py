@@ -190,7 +190,7 @@ def test_a_finished_run_is_untouched_and_another_is_named(tmp_path):
     assert said["status"] == "finished" and said["result"] == toy(out, resume=True)["result"]
     with pytest.raises(InputError, match="another steps: 3, now 4; resume with the same arguments"):
         toy(out, steps=4, resume=True)
-    with pytest.raises(InputError, match="--resume to go on with it or --overwrite"):
+    with pytest.raises(InputError, match="`resume` to go on with it or `overwrite`"):
         toy(out)
     with pytest.raises(InputError, match="exclude each other"):
         toy(out, resume=True, overwrite=True)
@@ -212,7 +212,7 @@ def test_what_is_not_a_run_is_left_alone(tmp_path):
 
 def test_a_run_does_not_remove_what_it_reads(tmp_path):
     toy(tmp_path / "run")
-    with pytest.raises(InputError, match=r"step0\.txt: lies in .* --overwrite would remove"):
+    with pytest.raises(InputError, match=r"step0\.txt: lies in .* `overwrite` would remove"):
         toy(tmp_path / "run", reads=[tmp_path / "run" / "step0.txt"], overwrite=True)
     assert (tmp_path / "run" / "step2.txt").is_file()
 

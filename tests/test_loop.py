@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_words(tmp_path, where):
     with RunFolder(tmp_path / "run") as folder:
         folder.begin({}, [])
         given, name = (folder, tmp_path / "run") if where == "folder" else (None, "toy")
-        with pytest.raises(InputError, match=f"^{name}: the loss is not finite in epoch 1; .* lower --learning-rate"):
+        with pytest.raises(InputError, match=f"^{name}: the loss is not finite in epoch 1; .* lower `learning_rate`"):
             loop.fit(lost, batches, given, **how_long)
 
 
