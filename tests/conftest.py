@@ -1,15 +1,14 @@
 """Four CPU devices, strict dtypes and ranks, programs compiled in a hurry, once: set before JAX is first imported."""
 
-import atexit
 import os
-import shutil
-import tempfile
+from pathlib import Path
+
+import kept_programs
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # for this process, those it tests with and those that tests start
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxtta-tests-")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(kept_programs.begin())
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
@@ -20,9 +19,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # saves a third of the processor time
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    """Keeps the compiled programs, once all workers are done, unless the run was broken off or given a folder."""
+    folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    is_worker = hasattr(session.config, "workerinput")
+    if folder.parent == kept_programs.CACHE and not is_worker and exitstatus in (0, 1):
+        kept_programs.keep(folder)
+
+
 @pytest.fixture
 def optimised():
-    """Programs as users have them, for tests of what they take."""
+    """Programs as users have them, for tests of what they take and for those that compute more than they compile."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
