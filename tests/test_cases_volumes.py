@@ -3,15 +3,15 @@
 import pytest
 from test_cases import refused, touch, write
 
-from jaxtta.data.cases import VOLUMES, find_cases, kind_of
+from jaxtta.data.cases import find_cases, kind_of
 
 
 def found(images, modalities=1, **options):
-    return find_cases(images, suffixes=VOLUMES, modalities=modalities, **options)
+    return find_cases(images, kind="volume", modalities=modalities, **options)
 
 
 def refused_volumes(*parts, images, modalities=1, **options):
-    refused(*parts, images=images, suffixes=VOLUMES, modalities=modalities, **options)
+    refused(*parts, images=images, kind="volume", modalities=modalities, **options)
 
 
 def test_a_folder_of_volumes(tmp_path):

@@ -307,7 +307,7 @@ def test_senseless_settings(values):
 class Places(Sample):
     """A sample of which nothing but the places of its windows is asked."""
 
-    prepared = prepared_labels = index = restore = None
+    prepared = prepared_labels = index = restore = picture = write_labels = write_map = None
 
 
 def test_every_window_is_given_once():

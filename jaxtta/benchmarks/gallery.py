@@ -13,7 +13,6 @@ from jaxtta.core import Task
 from jaxtta.data import images, overlays
 from jaxtta.data.sample import Assembly
 from jaxtta.runs.files import write_json
-from jaxtta.runs.writing import picture
 
 SIDE = 320  # longer side of a picture, in pixels
 SHOWN = 2  # gains and harms of a cell
@@ -52,7 +51,7 @@ class Gallery:
         where = (row["domain"], row["name"])
         if self.before is None:
             if not (kept := _of(self.folder, *where)).exists():
-                images.write_jpeg(kept, images.at_most(picture(assembly, self.task), SIDE))
+                images.write_jpeg(kept, images.at_most(assembly.sample.picture(assembly), SIDE))
             return
         gain = row["dice"] - self.before[where]
         if math.isnan(gain) or gain == 0:
@@ -61,7 +60,7 @@ class Gallery:
         with self._lock:
             if len(kept) == SHOWN and abs(gain) <= abs(kept[-1].gain):
                 return
-        shown = Shown(gain, *where, images.at_most(picture(assembly, self.task), SIDE))
+        shown = Shown(gain, *where, images.at_most(assembly.sample.picture(assembly), SIDE))
         with self._lock:
             kept.append(shown)
             kept.sort(key=lambda one: -abs(one.gain))

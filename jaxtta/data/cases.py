@@ -14,10 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from jaxtta.core import InputError
-from jaxtta.data.suffixes import SUFFIXES as VOLUMES
-from jaxtta.data.suffixes import is_volume, without_suffix
+from jaxtta.data.formats import bare, suffixes
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MODALITY = re.compile(r"_(\d{4})$")
 
 
@@ -46,26 +44,20 @@ class Case(NamedTuple):
         return [self.image, *self.more, *([] if self.mask is None else [self.mask])]
 
 
-def bare(path: Path | PurePosixPath) -> str:
-    """A path without its suffix, `.nii.gz` counting as one, with `/` between folders."""
-    text = path.as_posix()
-    return without_suffix(text) if is_volume(text) else path.with_suffix("").as_posix()
-
-
-def _has(name: str, suffixes: tuple[str, ...]) -> bool:
-    return name.lower().endswith(suffixes)
+def _has(name: str, *kinds: str) -> bool:
+    return name.lower().endswith(suffixes(*kinds))
 
 
 def kind_of(images: Path) -> str:
-    """`"volume"` when a folder or list has NIfTI files, else `"image"`."""
+    """`"volume"` when a folder or list has files of volumes, else `"image"`."""
     images = Path(images)
     if images.is_dir():
-        return "volume" if _files(images, VOLUMES) else "image"
-    if not images.is_file() or _has(images.name, PICTURES):
+        return "volume" if _files(images, "volume") else "image"
+    if not images.is_file() or _has(images.name, "image"):
         return "image"
-    if _has(images.name, VOLUMES):
+    if _has(images.name, "volume"):
         return "volume"
-    return "volume" if _has(_read_list(images)[1][0][1].get("image", ""), VOLUMES) else "image"
+    return "volume" if _has(_read_list(images)[1][0][1].get("image", ""), "volume") else "image"
 
 
 def _natural(path: Path) -> tuple:
@@ -74,8 +66,8 @@ def _natural(path: Path) -> tuple:
     return parts, path.as_posix()
 
 
-def _files(folder: Path, suffixes: tuple[str, ...], *, leave_out: Path | None = None) -> list[Path]:
-    """Files of these suffixes below a folder, relative to it, in natural order.
+def _files(folder: Path, kind: str, *, leave_out: Path | None = None) -> list[Path]:
+    """Files of a kind below a folder, relative to it, in natural order.
 
     Links are followed once, hidden names passed over.
     """
@@ -91,7 +83,7 @@ def _files(folder: Path, suffixes: tuple[str, ...], *, leave_out: Path | None = 
                 kept.append(name)
         folders[:] = kept
         for name in names:
-            if not name.startswith(".") and _has(name, suffixes):
+            if not name.startswith(".") and _has(name, kind):
                 found.append((Path(parent) / name).relative_to(folder))
     return sorted(found, key=_natural)
 
@@ -113,19 +105,20 @@ def _by_name(folder: Path, files: list[Path]) -> dict[str, Path]:
     return named
 
 
-def _with_masks(cases: list[Case], masks: Path, suffixes: tuple[str, ...]) -> list[Case]:
+def _with_masks(cases: list[Case], masks: Path, kind: str) -> list[Case]:
     """Finds each case's mask by name in a folder; nnU-Net's `NAME_0000` has the mask `NAME`."""
     if not masks.is_dir():
         raise InputError(f"{masks}: no such folder of masks; check the path")
-    named = _by_name(masks, _files(masks, suffixes))
+    named = _by_name(masks, _files(masks, kind))
     found = []
     for case in cases:
-        other = case.name.removesuffix("_0000") if suffixes == VOLUMES else case.name
+        other = case.name.removesuffix("_0000") if kind == "volume" else case.name
         mask = named.get(case.name, named.get(other))
         if mask is None:
+            expected = f"{masks / case.name} with one of {' '.join(suffixes(kind))}"
             there = f"the folder has {next(iter(named.values()))}" if named else "the folder has no image files"
             raise InputError(
-                f"{case.image} has no mask: expected {masks / case.name} with one of {' '.join(suffixes)}, {there}; "
+                f"{case.image} has no mask: expected {expected}, {there}; "
                 "name masks like their images, or give a list with the columns image,mask"
             )
         found.append(case._replace(mask=masks / mask))
@@ -236,7 +229,7 @@ def find_cases(
     masks: Path | None = None,
     root: Path | None = None,
     domain: str | None = None,
-    suffixes: tuple[str, ...] = PICTURES,
+    kind: str = "image",
     modalities: int = 1,
 ) -> list[Case]:
     """Finds the cases of a folder or a list.
@@ -248,7 +241,7 @@ def find_cases(
             image are no error. May lie inside `images`.
         root: folder that a list's paths are relative to; its own when None.
         domain: the domain of all cases; when None, what the list says, else the name of the folder or list.
-        suffixes: `PICTURES` or `VOLUMES`.
+        kind: `"image"` or `"volume"`, which files are looked for.
         modalities: of a volume.
 
     Returns:
@@ -264,14 +257,14 @@ def find_cases(
             raise InputError(f"{images}: a folder takes no root ({root}); a root is for the paths of a CSV list")
         if masks is not None and Path(masks).resolve() == images.resolve():
             raise InputError(f"{masks}: the masks lie among the images; give them a folder of their own")
-        files = _files(images, suffixes, leave_out=None if masks is None else Path(masks))
+        files = _files(images, kind, leave_out=None if masks is None else Path(masks))
         if not files:
-            raise InputError(f"{images}: no images; looked for {' '.join(suffixes)} in it and its subfolders")
+            raise InputError(f"{images}: no images; looked for {' '.join(suffixes(kind))} in it and its subfolders")
         named = _modalities(images, files, modalities)
         cases = [Case(name, parts[0], None, "", more=tuple(parts[1:])) for name, parts in named]
         label = images.resolve().name
     elif images.is_file():
-        if _has(images.name, PICTURES + VOLUMES):
+        if _has(images.name, "image", "volume"):
             raise InputError(f"{images}: a single image; give the folder it lies in, or a CSV list")
         cases = _listed(images, images.parent if root is None else Path(root), modalities)
         label = images.stem
@@ -280,5 +273,5 @@ def find_cases(
     if masks is not None:
         if any(case.mask is not None for case in cases):
             raise InputError(f"{images} has a mask column and a folder of masks was given too ({masks}); leave one out")
-        cases = _with_masks(cases, Path(masks), suffixes)
+        cases = _with_masks(cases, Path(masks), kind)
     return [case._replace(domain=domain or case.domain or label) for case in cases]

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from jaxtta.core import InputError
-from jaxtta.data.suffixes import is_volume
+from jaxtta.data.formats import FORMATS, Volume, suffix
 
 MOST_VOXELS = 2**30
 GRID_TOLERANCE = 1e-3  # of a voxel; a qform in float32 is off by up to 3e-4
@@ -44,23 +44,6 @@ class Geometry(NamedTuple):
     modalities: int  # length of the fourth stored axis, 1 where there is none
 
 
-class Volume(NamedTuple):
-    """A volume as stored: value = slope * stored + intercept."""
-
-    array: np.ndarray  # [depth, height, width, modalities] in the stored dtype, a view of the stored order
-    slope: float
-    intercept: float
-    geometry: Geometry
-
-    def values(self, index) -> np.ndarray:
-        """The values `slope * array[index] + intercept` as float32, for any NumPy index; never a copy in float64."""
-        values = self.array[index].astype(np.float32)
-        if (self.slope, self.intercept) != (1, 0):
-            values *= np.float32(self.slope)
-            values += np.float32(self.intercept)
-        return values
-
-
 def _nibabel() -> Any:
     import nibabel  # late, since pictures need none of it
 
@@ -72,6 +55,10 @@ def _check(path: Path, holds: bool, refusal: str) -> None:
         raise InputError(f"{path}: {refusal}")
 
 
+def _is_ours(path: Path) -> bool:
+    return suffix(path) in FORMATS[__name__].suffixes
+
+
 def _times(numbers: Sequence[float]) -> str:
     return " x ".join(f"{number:.6g}" for number in numbers)
 
@@ -79,7 +66,7 @@ def _times(numbers: Sequence[float]) -> str:
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """The file, unpacked if its content is compressed; what goes wrong in reading it becomes an `InputError`."""
-    _check(path, is_volume(path), "not a .nii or .nii.gz file; save it (or both of .hdr and .img) as one such file")
+    _check(path, _is_ours(path), "not a .nii or .nii.gz file; save it (or both of .hdr and .img) as one such file")
     _check(path, path.is_file(), "no such file; check the path")
     try:
         with open(path, "rb") as raw:
@@ -241,7 +228,7 @@ def read_labels(path: Path, like: Geometry) -> np.ndarray:
 
 def _write(path: Path, array: np.ndarray, geometry: Geometry, slope: float = 1.0) -> None:
     """Writes `[depth, height, width]` on the stored grid under another name in the folder, then renames it."""
-    _check(path := Path(path), is_volume(path), "expected a name that ends in .nii or .nii.gz; choose such a name")
+    _check(path := Path(path), _is_ours(path), "expected a name that ends in .nii or .nii.gz; choose such a name")
     refusal = f"an array of {_times(array.shape)} on a grid of {_times(geometry.shape)}; resample it to that grid"
     _check(path, array.shape == geometry.shape, refusal)
     stored, header = _as_stored(array, geometry), geometry.header.copy()

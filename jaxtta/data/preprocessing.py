@@ -5,13 +5,15 @@ label map, uint8 `[h, w]`. Sizes are `(height, width)`; the original grid is the
 """
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from jaxtta.core import InputError, Task
-from jaxtta.data import images, labels
-from jaxtta.data.cases import PICTURES, Case
-from jaxtta.data.sample import Sample
+from jaxtta.data import formats, images, labels, overlays
+from jaxtta.data.cases import Case
+from jaxtta.data.sample import Assembly, Sample
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -31,7 +33,6 @@ class Preprocessing:
     mask_values: tuple[int, ...] | str = (0, 1, 2)
 
     kind = "image"
-    suffixes = PICTURES
     modalities = 1
 
     def __post_init__(self):
@@ -54,10 +55,10 @@ class Preprocessing:
             InputError: a file cannot be read, the mask is of another size than the image, or has unknown values.
         """
         labels.check_labels(self.mask_values, task)
-        photo = images.read_image(case.image)
+        photo = formats.module(case.image, "image").read_image(case.image)
         image, reference = prepare(photo, self), None
         if case.mask is not None:
-            mask = images.read_mask(case.mask)
+            mask = formats.module(case.mask, "image").read_mask(case.mask)
             if mask.shape != photo.shape[:2]:
                 sizes = " and ".join(f"{height} x {width}" for height, width in (photo.shape[:2], mask.shape))
                 raise InputError(
@@ -100,6 +101,19 @@ class Picture(Sample):
     def restore(self, probabilities: np.ndarray) -> np.ndarray:
         """Bilinear, see `images.resize_linear`."""
         return images.resize_linear(np.asarray(probabilities), self.shape)
+
+    def picture(self, assembly: Assembly) -> np.ndarray:
+        """The contours on the photograph."""
+        prediction, reference = assembly.contours(...)
+        return overlays.overlay(self.photo, prediction, reference=reference)
+
+    def write_labels(self, path: Path, labels: np.ndarray, values: Sequence[int]) -> None:
+        """As PNG."""
+        images.write_label_png(path.with_name(f"{path.name}.png"), labels, values)
+
+    def write_map(self, path: Path, probability: np.ndarray) -> None:
+        """As grey PNG of 16 bits."""
+        images.write_png(path.with_name(f"{path.name}.png"), np.round(probability * 65535).astype(np.uint16))
 
 
 def _rescale(image: np.ndarray) -> np.ndarray:

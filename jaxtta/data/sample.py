@@ -9,6 +9,8 @@ shape: a last batch that would be short is filled up from the windows before it,
 import abc
 import threading
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from jaxtta.data.windows import Blend, fitted, positions
 
 
 class Sample(abc.ABC):
-    """A case, read; what kind it is, its subclass says: `prepared`, `prepared_labels`, `index` and `restore`.
+    """A case, read; what kind it is, its subclass says: how it is prepared and put back, shown and written.
 
     Attributes:
         case: where it comes from.
@@ -30,7 +32,13 @@ class Sample(abc.ABC):
         window: `[*size]` of what the network takes.
         padded: shape of a block.
         steps: updates of the case.
+        planes: slices that are scored one by one, each at `plane(number)`: a volume's along its axis, axial ones for a
+            3-D network; a photograph has none.
+        overlay_side: the longer side of its picture as a file, in pixels, at most.
     """
+
+    planes = 0
+    overlay_side = 1024
 
     def __init__(
         self,
@@ -72,6 +80,18 @@ class Sample(abc.ABC):
     @abc.abstractmethod
     def restore(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities of a block from the working grid to the file's, `[*block's space, classes]`, float32."""
+
+    @abc.abstractmethod
+    def picture(self, assembly: "Assembly") -> np.ndarray:
+        """The contours of its prediction, and of the reference, on the image: `[h, w, 3]` uint8."""
+
+    @abc.abstractmethod
+    def write_labels(self, path: Path, labels: np.ndarray, values: Sequence[int]) -> None:
+        """Writes `values[labels]` on its own grid; `path` gets the suffix."""
+
+    @abc.abstractmethod
+    def write_map(self, path: Path, probability: np.ndarray) -> None:
+        """Writes the probability of a class, `[*shape]` float32, on its own grid; `path` gets the suffix."""
 
     def block(self, number: int) -> np.ndarray:
         """A block, padded, `[*padded, channels]`; the last one is kept, for its other windows."""
@@ -148,6 +168,12 @@ class Assembly:
     def channel(self, number: int) -> np.ndarray:
         """Boolean mask of one output channel: where it is above ½, or the most probable class."""
         return self.labels == number if self._on is None else self._on[..., number]
+
+    def contours(self, part: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """Boolean channels `[h, w, foreground]` of prediction and reference in one part of the grid."""
+        front, reference = range(self.task.foreground.start, self.task.foreground.stop), self.sample.reference
+        shown = None if reference is None else np.stack([self.task.channel(reference[part], c) for c in front], axis=-1)
+        return np.stack([self.channel(c)[part] for c in front], axis=-1), shown
 
     def _finish(self, block: int, probabilities: np.ndarray) -> None:
         full = self.sample.restore(self.sample.unpadded(probabilities))

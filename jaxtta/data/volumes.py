@@ -1,24 +1,28 @@
-"""From NIfTI volumes to what a network takes, and back: slices for a 2-D network, windows for a 3-D one.
+"""From volumes to what a network takes, and back: slices for a 2-D network, windows for a 3-D one.
 
 Arrays are `[depth, height, width]` in the canonical orientation (see `jaxtta.data.nifti`). Intensities become [0, 1] by
 one range for each modality of a volume: `(value − low) / (high − low)`, cut off at both ends.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxtta.core import InputError, Task
-from jaxtta.data import images, labels, nifti
-from jaxtta.data.cases import VOLUMES, Case
+from jaxtta.data import formats, images, labels, overlays
+from jaxtta.data.cases import Case
 from jaxtta.data.resample import resample, resample_labels, shape_at
-from jaxtta.data.sample import Sample
+from jaxtta.data.sample import Assembly, Sample
 
 AXES = ("axial", "coronal", "sagittal")
 SCHEMES = "minmax, percentile:LOW,HIGH, window:LOW,HIGH or zscore"
 DEVIATIONS = 4.0  # of a z-score, from which on values are cut off
 MOST_VALUES = 2**24  # from which on a volume's range is taken over evenly spaced voxels
+SHOWN = 5  # slices of a volume in its picture
+PANEL = 320  # the longer side of each, in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,6 @@ class VolumePreprocessing:
     intensity: str = "percentile:0.5,99.5"
 
     kind = "volume"
-    suffixes = VOLUMES
 
     def __post_init__(self):
         if not (labels.integers(self.size) and len(self.size) in (2, 3) and min(self.size) >= 1):
@@ -85,7 +88,8 @@ class VolumePreprocessing:
         """
         labels.check_labels(self.mask_values, task)
         files = (case.image, *case.more)
-        volumes = [nifti.read_volume(path) for path in files]
+        storage = formats.module(case.image, "volume")  # reads all of them: the mask lies on the image's grid
+        volumes = [storage.read_volume(path) for path in files]
         for path, volume in zip(files[1:], volumes[1:]):
             one, other = volumes[0].geometry, volume.geometry
             if one.shape != other.shape or np.abs(one.affine - other.affine).max() > 1e-3 * min(one.spacing):
@@ -102,7 +106,7 @@ class VolumePreprocessing:
         limits = [limit for path, volume in zip(files, volumes) for limit in _limits(path, volume, self.intensity)]
         reference = None
         if case.mask is not None:
-            mask = nifti.read_labels(case.mask, volumes[0].geometry)
+            mask = storage.read_labels(case.mask, volumes[0].geometry)
             reference = labels.label_map(mask, self.mask_values, case.mask)
         return Study(case, volumes, limits, reference, self, batch)
 
@@ -111,17 +115,18 @@ class Study(Sample):
     """A case that is one volume of one or several modalities.
 
     Attributes:
-        geometry: of the file, see `jaxtta.data.nifti`.
+        geometry: of the file, see `jaxtta.data.formats`.
         axis: index of the axis along which it is sliced; None for a 3-D network.
-        planes: slices of the file's grid along that axis, of the axial ones for a 3-D network.
         plane_spacing: of such a slice, in millimetres.
         working_spacing: of the working grid of a block, in millimetres.
     """
 
+    overlay_side = SHOWN * (PANEL + 4)  # all of it
+
     def __init__(
         self,
         case: Case,
-        volumes: list[nifti.Volume],
+        volumes: list[formats.Volume],
         limits: list[tuple[float, float]],
         reference: np.ndarray | None,
         preprocessing: VolumePreprocessing,
@@ -129,6 +134,7 @@ class Study(Sample):
     ):
         """Takes what was read; `limits` has (low, high) of each modality."""
         self.geometry, self._volumes, self._limits = volumes[0].geometry, volumes, limits
+        self._storage, self._suffix = formats.module(case.image, "volume"), formats.suffix(case.image)
         shape, spacing = self.geometry.shape, self.geometry.spacing
         self.axis = AXES.index(preprocessing.axis) if len(preprocessing.size) == 2 else None
         inside = [i for i in range(3) if i != self.axis]
@@ -184,6 +190,36 @@ class Study(Sample):
             return resample(probabilities, self.shape)
         return images.resize_linear(probabilities, tuple(n for i, n in enumerate(self.shape) if i != self.axis))
 
+    def picture(self, assembly: Assembly) -> np.ndarray:
+        """Slices side by side, evenly spaced over what is segmented, at one scale in both directions."""
+        found = assembly.labels > 0 if self.reference is None else (assembly.labels > 0) | (self.reference > 0)
+        there = [number for number in range(self.planes) if found[self.plane(number)].any()] or [self.planes // 2]
+        up = slice(None, None, -1 if self.axis else 1)  # coronal and sagittal slices begin at the feet
+        panels = []
+        for number in np.unique(np.linspace(there[0], there[-1], SHOWN + 2).round().astype(int)[1:-1]):
+            part = self.plane(number)
+            photo = np.rint(255 * self.values(part)[up, :, :1]).astype(np.uint8)
+            millimetres = [n * mm for n, mm in zip(photo.shape, self.plane_spacing)]
+            size = tuple(max(1, round(PANEL * mm / max(millimetres))) for mm in millimetres)
+            prediction, reference = (
+                None if many is None else _enlarged(many[up], size) for many in assembly.contours(part)
+            )
+            panels.append(overlays.overlay(images.resize(photo, size), prediction, reference=reference))
+        return overlays.tile(panels)
+
+    def write_labels(self, path: Path, labels: np.ndarray, values: Sequence[int]) -> None:
+        """In the image's own format."""
+        self._storage.write_labels(path.with_name(path.name + self._suffix), labels, values, self.geometry)
+
+    def write_map(self, path: Path, probability: np.ndarray) -> None:
+        """In the image's own format, float32."""
+        self._storage.write_map(path.with_name(path.name + self._suffix), probability, self.geometry)
+
+
+def _enlarged(channels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    planes = [images.resize_nearest(plane.astype(np.uint8), size) > 0 for plane in np.moveaxis(channels, -1, 0)]
+    return np.stack(planes, axis=-1)
+
 
 def _scheme(text: Any) -> tuple[str, tuple[float, ...]]:
     """The name and the numbers of an intensity scheme.
@@ -204,7 +240,7 @@ def _scheme(text: Any) -> tuple[str, tuple[float, ...]]:
     return name, numbers
 
 
-def _limits(path: Any, volume: nifti.Volume, intensity: str) -> list[tuple[float, float]]:
+def _limits(path: Any, volume: formats.Volume, intensity: str) -> list[tuple[float, float]]:
     """`(low, high)` of each modality, in the file's units.
 
     Raises:

@@ -76,7 +76,7 @@ def find_all(
     cases: list[Case] = []
     for i, (folder, name) in enumerate(zip(images, _domains(images))):
         domain, above = (name, None) if folder.is_dir() else (None, root)
-        kind = {"suffixes": preprocessing.suffixes, "modalities": preprocessing.modalities}
+        kind = {"kind": preprocessing.kind, "modalities": preprocessing.modalities}
         found = find_cases(folder, masks=masks[i] if masks else None, root=above, domain=domain, **kind)
         again = {case.domain for case in found} & {case.domain for case in cases}
         if again:
