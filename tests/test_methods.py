@@ -12,7 +12,13 @@ from toys import all_finite, assert_trees_close, info_of, pictures, random_sourc
 
 from jaxtta import stats
 from jaxtta.core import InputError, Task, norm_affine, partition
-from jaxtta.methods import METHODS, alpha_bn, batch_statistics, grata, progressive_bn, source, tent
+from jaxtta.methods import METHODS
+from jaxtta.methods.alpha_batch_norm import alpha_bn
+from jaxtta.methods.batch_statistics import batch_statistics
+from jaxtta.methods.grata import grata
+from jaxtta.methods.progressive_batch_norm import progressive_bn
+from jaxtta.methods.source import source
+from jaxtta.methods.tent import tent
 from jaxtta.models import build
 from jaxtta.models.heads import HEADS
 from jaxtta.wrappers import episodic, guarded, predicting_before, repeat

@@ -10,9 +10,9 @@ from toys import all_finite, assert_trees_close, pictures, toy
 from jaxtta import stats, style
 from jaxtta.core import InputError, Task, combine, norm_affine, partition
 from jaxtta.methods import neighbours as banks
-from jaxtta.methods import tent
 from jaxtta.methods.dltta import _discrepancy, dltta
 from jaxtta.methods.sictta import sictta
+from jaxtta.methods.tent import tent
 from jaxtta.models.heads import FEATURES
 
 KEY = jax.random.key(6)

@@ -12,7 +12,9 @@ from toys import pictures, toy
 from jaxtta import stats
 from jaxtta.benchmarks.passes import passes
 from jaxtta.core import Method, Output
-from jaxtta.methods import METHODS, grata, tent
+from jaxtta.methods import METHODS
+from jaxtta.methods.grata import grata
+from jaxtta.methods.tent import tent
 
 # Forward and backward passes of an image of a fundus photograph, five geometric views where there are views.
 EXPECTED = {

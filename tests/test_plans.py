@@ -168,13 +168,12 @@ def test_what_is_shown_of_the_methods_is_what_they_are():
     assert max(map(len, shown.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("value", ["mine", '"somewhere.mine:mine"'])
-def test_a_method_is_its_file_and_a_line_of_the_registry(tmp_path, value):
+def test_a_method_is_its_file_and_a_line_of_the_registry(tmp_path):
     lines = ["def mine(model, task, *, share: float = 0.5, name='a'):", '    """Mine,', "    in two lines.", ""]
     lines += ["    Args:", "        model: any.", "        share: of it, which", "            goes on."]
     (tmp_path / "mine.py").write_text("\n".join([*lines, "        name: another.", '    """', ""]))
     registry = tmp_path / "__init__.py"
-    registry.write_text(f'from somewhere.mine import mine\n\nMETHODS = {{"own": {value}}}\n')
+    registry.write_text('METHODS = Registry({"own": "mine:mine"})\n')
     assert methods.method_names(registry=registry) == ("own",)
     said = methods.described(registry=registry)
     assert said.endswith("\n  own: Mine, in two lines.\n    share=0.5  of it, which goes on.\n    name=a  another.")

@@ -49,7 +49,7 @@ def offset(model, task: Task, *, share: float = 0.5) -> Method:
 '''
 # A line of each registry, and what stands there once something has joined.
 LINES = {
-    "METHODS = {\n": 'from jaxtta.methods.offset import offset\n\nMETHODS = {\n    "offset": offset,\n',
+    "METHODS = Registry(\n    {\n": 'METHODS = Registry(\n    {\n        "offset": "offset:offset",\n',
     "ARCHITECTURES = {": 'ARCHITECTURES = {"twin": UNet, ',
     "PROTOCOLS = {\n": 'PROTOCOLS = {\n    "twice": Protocol(rounds=2),\n',
 }
@@ -99,6 +99,8 @@ def test_the_command_line_offers_a_new_method(place):
     data = ("--source", "source", "--images", "north/images", "--out", "none")
     said = called(place, "jaxtta", "adapt", *data, "--method", "nonsense")
     assert said.returncode == 2 and "offset" in said.stderr, said.stderr
+    shown = called(place, "jaxtta", "adapt", "--help").stdout
+    assert "\n  offset: " in shown and "\n    share=" in shown
 
 
 def test_the_conformance_tests_take_a_new_method(place):

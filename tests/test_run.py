@@ -16,7 +16,8 @@ from toys import assert_trees_close, pictures, toy
 
 from jaxtta import run
 from jaxtta.core import InputError, Method, Output
-from jaxtta.methods import METHODS, tent
+from jaxtta.methods import METHODS
+from jaxtta.methods.tent import tent
 from jaxtta.schedule import schedule
 
 KEY = jax.random.key(3)

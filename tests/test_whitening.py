@@ -15,7 +15,7 @@ from toys import all_finite, assert_trees_close, pictures, random_source
 from jaxtta import run, stats
 from jaxtta.core import InputError, Source, Task, paths
 from jaxtta.encoders.whitening import folded, groups_for
-from jaxtta.methods import tent
+from jaxtta.methods.tent import tent
 from jaxtta.models import build
 from jaxtta.models.heads import FEATURES
 from jaxtta.models.layers import EPSILON, Norm

@@ -51,7 +51,8 @@ def grata(
     Args:
         model: a `jaxtta.models.Model`.
         task: what is segmented.
-        auxiliary: a name in `OBJECTIVES` or an objective; gives the step ahead.
+        auxiliary: gives the step ahead: entropy, consistency, reconstruction, denoising, super_resolution or rotation
+            (a name in `OBJECTIVES`), or an objective.
         pseudo: the same; gives the gradient that updates.
         rate: the factor on the learning rate, `"quadratic"`, `"linear"` or `"fixed"`.
         optimiser: any optax transformation.

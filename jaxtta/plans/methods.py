@@ -48,25 +48,14 @@ def arguments(docstring: str) -> dict[str, str]:
 
 
 def _registered(registry: Path) -> dict[str, tuple[str, str]]:
-    """Module and function of each entry of `METHODS`, whose values are imported names or `"module:function"`."""
-    tree = ast.parse(registry.read_text())
-    imported = {
-        alias.asname or alias.name: (node.module, alias.name)
-        for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    }  # fmt: skip
-    literal = next(
-        node.value for node in tree.body
-        if isinstance(node, ast.Assign | ast.AnnAssign) and "METHODS" in ast.unparse(node).split("=")[0]
-    )  # fmt: skip
-    entries = (literal if isinstance(literal, ast.Dict) else literal.args[0]) if literal is not None else ast.Dict()
-    return {
-        key.value: tuple(value.value.split(":")) if isinstance(value, ast.Constant) else imported[value.id]
-        for key, value in zip(entries.keys, entries.values)
-    }
+    """Module and function of each entry of `METHODS`, `"module:function"`."""
+    assigned = (node.value for node in ast.parse(registry.read_text()).body if isinstance(node, ast.Assign))
+    registered = next(value for value in assigned if isinstance(value, ast.Call))
+    return {name: tuple(place.split(":")) for name, place in ast.literal_eval(registered.args[0]).items()}
 
 
 def _function(registry: Path, module: str, name: str) -> ast.FunctionDef:
-    path = registry.parent / f"{module.split('.')[-1]}.py"
+    path = registry.parent / f"{module}.py"
     tree = ast.parse(path.read_text())
     return next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
 
