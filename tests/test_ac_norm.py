@@ -177,7 +177,7 @@ def test_no_gradient_flows_through_the_matrix_or_to_the_source():
 def test_networks_without_batch_norm_are_refused():
     require_batch_norm(toy().model, "source")
     for norm in ("instance", "group"):
-        with pytest.raises(InputError, match=rf"here/source: .*{norm} norm.*--norm batch"):
+        with pytest.raises(InputError, match=rf"here/source: .*{norm} norm.*`norm` batch"):
             require_batch_norm(toy(norm=norm).model, "here/source")
 
 

@@ -224,7 +224,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(place, tmp_path, monkeypatch, w
         stopped(patch, owner, where, after)
         adapt_multi(torn)
     assert record(torn.out)["status"] == "running"
-    with pytest.raises(InputError, match="--resume"):
+    with pytest.raises(InputError, match="`resume`"):
         adapt_multi(torn)
     with pytest.raises(InputError, match="another epochs: 3, now 4"):
         adapt_multi(dataclasses.replace(torn, epochs=4, resume=True))

@@ -220,4 +220,4 @@ def test_finetune_and_rank_take_it_too(command, data, place, tmp_path):
 @pytest.mark.parametrize("name", ["train", "finetune", "rank"])
 def test_the_help_names_every_recipe(command, name):
     said = command(name, "--help").out
-    assert "--augmentation NAME" in said and all(recipe in said for recipe in RECIPES)
+    assert "--augmentation " in said and all(recipe in said for recipe in RECIPES)

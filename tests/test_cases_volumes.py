@@ -82,7 +82,7 @@ def test_a_list_of_modalities_and_patients(tmp_path):
     ]
     assert cases[0].files == [tmp_path / part / "1.nii.gz" for part in ("t1", "t2", "masks")]
     refused_volumes(path, "no column image3", "3 modalities", images=path, modalities=3)
-    refused_volumes(path, "column image2", "--channels", images=path, modalities=1)
+    refused_volumes(path, "column image2", "`channels`", images=path, modalities=1)
     write(path, "image,image2\nt1/0.nii.gz,\n")
     refused_volumes(path, "line 2", "no image2", images=path, modalities=2)
     write(path, "image,image2\nt1/0.nii.gz,t2/9.nii.gz\n")

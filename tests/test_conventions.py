@@ -37,7 +37,7 @@ ONE_FILE_OWNS = {
     "matplotlib": "plots.py",
     "PIL": "data/images.py",
     "cv2": "data/images.py",
-    "jinja2": "benchmark/report.py",
+    "jinja2": "benchmarks/report.py",
 }
 DEVICE_WORDS = {"jit", "pmap", "shard_map", "psum", "pmean", "pcast", "all_gather", "axis_index"}
 DEVICE_FILES = {

@@ -228,7 +228,7 @@ def test_fine_tuning_from_an_encoder_mixes_the_encoders_norms_alone(command, pla
     succeeded(command(*call, tmp_path / "again", *task))
     assert_same(tmp_path / "run" / "last", tmp_path / "again" / "last")
     out = tmp_path / "none"
-    refused(command(*call, out), "--classes", "mask_values", out=out)
+    refused(command(*call, out), "--classes", "--mask-values", out=out)
     refused(command(*call[:7], *quick, "--out", out), "encoder without a decoder", "--classes", out=out)
     refused(command(*call, out, "--classes", 3), "3 labels", out=out)
     whole = ("finetune", "--source", encoder.parent / "whole", *data, *quick, "--out", out)

@@ -138,7 +138,7 @@ def test_missing_and_unexpected_names_are_all_listed(weights):
     text = message(convert, changed)
     assert "4 missing names: up2.bn.bias, up2.bn.running_mean, up2.bn.running_var, up2.bn.weight" in text
     assert "2 unexpected names: extra, up9.weight" in text
-    assert "without-heads" not in text
+    assert "without_heads" not in text
 
 
 def test_empty_weights_are_refused():
@@ -165,7 +165,7 @@ def test_another_depth_and_an_unknown_architecture(weights):
 
 def test_weights_without_heads_must_be_declared(weights, converted):
     text = message(convert, without_heads(weights))
-    assert "missing names" in text and "rotate_head.0.bias" in text and "--without-heads" in text
+    assert "missing names" in text and "rotate_head.0.bias" in text and "`without_heads`" in text
     model, source = convert(without_heads(weights), allow_missing_heads=True)
     assert model.heads == ("segmentation",) and "rotation" not in source.params
     for path in paths(source.params):
