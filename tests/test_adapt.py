@@ -240,7 +240,7 @@ def test_episodic_and_repeat_reach_the_method(command, place, tmp_path, argument
     assert (run["episodic"], run["repeat"]) == ((True, 1) if changes == "later" else (False, 3))
 
 
-def test_predicting_before_the_update_is_predicting_with_what_came_before(command, place, tmp_path):
+def test_predicting_before_the_update_is_predicting_with_what_came_before(command, place, tmp_path, optimised):
     """The first image as by its statistics alone; the updates the same, so the losses too."""
     call = ["adapt", "--source", place / "nested", "--probabilities", "--no-overlays"]
     call += ["--images", place / "north" / "images"]
@@ -248,8 +248,7 @@ def test_predicting_before_the_update_is_predicting_with_what_came_before(comman
     for when in ("before", "after"):
         succeeded(command(*call, *TENT, f"predict={when}", "--out", tmp_path / when))
     for column in ("loss", "gradient_norm"):
-        values = [[float(row[column]) for row in table(tmp_path / when)] for when in ("before", "after")]
-        np.testing.assert_allclose(*values, rtol=1e-5)
+        assert [row[column] for row in table(tmp_path / "before")] == [row[column] for row in table(tmp_path / "after")]
     alone, before, after = (
         [pixels(path).astype(int) for path in sorted((tmp_path / name / "probabilities").glob("*_disc.png"))]
         for name in ("alone", "before", "after")

@@ -24,8 +24,6 @@ pytest_plugins = ("command_line",)
 KEY = jax.random.key(5)
 IMAGES = pictures(2, 1, 16, 16, 3)
 
-ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
-
 
 def method_of(name):
     model, task, *_ = toy()
@@ -40,8 +38,7 @@ def saved(path, name="source", platforms=("cpu",)):
 
 
 def follows(exported, method, source, task):
-    """Both over two images: states, probabilities and info of every step, and the predictions, are the same, to the
-    rounding that tests compile with (see `conftest.py`); as users compile, to the bit.
+    """Both over two images: states, probabilities and info of every step, and the predictions, are the same bits.
 
     A third goes without the method's own trees: it starts from the export's `init`.
     """
@@ -58,16 +55,16 @@ def follows(exported, method, source, task):
     state = other = method.init(source, IMAGES[0])
     bare = exported.init(source, IMAGES[0])
     for i, image in enumerate(IMAGES):
-        assert_trees_close(bare, tuple(jax.tree.leaves(state)), **ROUNDING)
+        assert_trees_close(bare, tuple(jax.tree.leaves(state)))
         key = jax.random.fold_in(KEY, i)
         state, expected = step(key, source, state, image)
         other, prediction = exported.step(key, source, other, image)
         bare, _ = exported.step(key, jax.tree.leaves(source), bare, image)
-        assert_trees_close(other, state, **ROUNDING)
-        assert_trees_close(prediction, expected, **ROUNDING)
+        assert_trees_close(other, state)
+        assert_trees_close(prediction, expected)
         after = predict(source, state, IMAGES[0])
-        np.testing.assert_allclose(exported.predict(source, other, IMAGES[0]), after, **ROUNDING)
-    assert_trees_close(bare, tuple(jax.tree.leaves(state)), **ROUNDING)
+        np.testing.assert_array_equal(exported.predict(source, other, IMAGES[0]), after)
+    assert_trees_close(bare, tuple(jax.tree.leaves(state)))
     return prediction
 
 
@@ -205,7 +202,7 @@ def test_without_flatbuffers_the_mend_is_said(shared, tmp_path, without_flatbuff
 
 
 @pytest.mark.parametrize("name", ["source", "grata"])
-def test_the_command_line_exports_what_adapt_runs(command, tmp_path, name):
+def test_the_command_line_exports_what_adapt_runs(command, tmp_path, name, optimised):
     path, out = source_model(tmp_path / "source"), tmp_path / "out"
     settings = ["--set", "learning_rate=1e-2", "rate=linear"] if name == "grata" else []
     said = succeeded(command("export", "--source", path, "--out", out, "--method", name, *settings))
