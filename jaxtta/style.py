@@ -10,7 +10,7 @@ Images are `[batch, *space, channels]`, meant to be in [0, 1]. Nothing is clippe
 and noise leave it, and who needs it rescales (`jaxtta.views.rescale`). The dtype of the images is kept.
 
 Contrast, gamma and blur have other definitions elsewhere, on purpose. `jaxtta.data.appearance` changes training images
-on the host, where no change has to be exact at 1; `jaxtta.pretrain.slice_views` takes one number for all channels and
+on the host, where no change has to be exact at 1; `jaxtta.encoders.slice_views` takes one number for all channels and
 the range [0, 1] for that of every image; `jaxtta.synthetic.acquisition` is a scanner, in volumes of any scale and
 widths in millimetres, and shares nothing with what source models are trained with.
 
