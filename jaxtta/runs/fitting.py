@@ -1,5 +1,6 @@
 """What `jaxtta train` and `jaxtta finetune` have in common: labelled cases, a recipe, scores and checkpoints."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,8 +161,8 @@ def _trained(fitted: Fit, training: list[Prepared], validation: list[Prepared], 
         return Source(fitted.folded(state.params), state.batch_stats)
 
     def score(state: TrainingState, _: int) -> dict[str, float]:
-        window, images = fitted.preprocessing.size, recipe.batch
-        return _dice(lambda some: predict(source_of(state), some), validation, task, window=window, batch=images)
+        scored = functools.partial(predict, source_of(state))
+        return _dice(scored, validation, task, window=fitted.preprocessing.size, batch=recipe.batch)
 
     def write(name: str, state: TrainingState, log: list[dict]) -> None:
         spoken = {name: value for name, value in recipe._asdict().items() if name != "seed"}
