@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from toys import random_source, toy
 
-from jaxtta.core import InputError, matching, norm_affine
+from jaxtta.core import InputError, everything, matching, norm_affine
+from jaxtta.models import build
 from jaxtta.transfer.ac_corr import ac_corr
 from jaxtta.transfer.ac_norm import collaboration
 
@@ -31,7 +32,7 @@ def test_matrix_and_score_are_the_releases():
 def test_the_model_is_the_mean_of_its_layers(dimensions):
     made = toy(dimensions)
     source = random_source(made.model, seed=1).params
-    got = ac_corr(made.source.params, source)
+    got = ac_corr(made.source.params, source, select=everything)
     assert len(got.layers) == sum(path[-1].key == "scale" for path, _ in jax.tree_util.tree_leaves_with_path(source))
     own, theirs = (params["encoder2"]["norm1"] for params in (made.source.params, source))
     matrix = collaboration(own["scale"], own["shift"], theirs["scale"], theirs["shift"])
@@ -43,13 +44,29 @@ def test_the_model_is_the_mean_of_its_layers(dimensions):
     assert all(0 < value <= 1 for value in each)
 
 
+@pytest.mark.parametrize(
+    "config, layer",
+    [
+        ({"architecture": "unet", "features": (4, 8), "channels": 3, "dimensions": 2}, "encoder2/norm2"),
+        ({"architecture": "resunet", "depth": 18, "width": 4, "channels": 3}, "encoder/stage4_block2/norm2"),
+        ({"architecture": "resunet", "depth": 50, "width": 4, "channels": 3}, "encoder/stage4_block3/norm3"),
+    ],
+)
+def test_a_model_is_scored_by_the_deepest_layer_of_its_encoder(config, layer):
+    model = build({**config, "classes": 2, "heads": ("segmentation",)})
+    params, source = (random_source(model, seed=seed).params for seed in (0, 1))
+    got, every = ac_corr(params, source), ac_corr(params, source, select=everything)
+    assert list(got.layers) == [layer] and got.channels[layer] == max(every.channels.values())
+    assert float(got.mean) == float(got.layers[layer]) == float(every.layers[layer])
+
+
 def test_layers_are_chosen_by_a_selection():
     made = toy()
     source = random_source(made.model, seed=1).params
     chosen = ac_corr(made.source.params, source, select=matching("^encoder"))
     assert list(chosen.layers) == [f"encoder{i}/norm{j}" for i in (1, 2) for j in (1, 2)]
-    everything = ac_corr(made.source.params, source)
-    assert ac_corr(made.source.params, source, select=norm_affine).layers.keys() == everything.layers.keys()
+    whole = ac_corr(made.source.params, source, select=everything)
+    assert ac_corr(made.source.params, source, select=norm_affine).layers.keys() == whole.layers.keys()
     with pytest.raises(InputError, match=r"none of the \d+ norm layers; they are: .*encoder1/norm1"):
         ac_corr(made.source.params, source, select=matching("nowhere"))
 

@@ -10,7 +10,7 @@ from scipy import stats as correlation
 from toys import random_source
 
 from jaxtta import checkpoint
-from jaxtta.core import Task
+from jaxtta.core import Task, everything
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.models import HEADS, build
 from jaxtta.transfer.ac_corr import ac_corr
@@ -76,6 +76,7 @@ def test_ac_corr_is_that_of_one_epoch_of_fine_tuning(rank, command, place, tmp_p
     own = next(row for row in rows if row["source"] == "one")
     assert float(own["ac_corr"]) == pytest.approx(float(expected.mean), rel=1e-5)
     assert float(own["per_channel"]) == pytest.approx(float(expected.per_channel), rel=1e-5)
+    expected = ac_corr(states[-1].params, checkpoint.load(source).source.params, select=everything)
     of_one = {row["layer"]: float(row["ac_corr"]) for row in layers if row["source"] == "one"}
     assert of_one == {name: pytest.approx(float(value), rel=1e-5) for name, value in expected.layers.items()}
     # Heads are neither trained nor scored, so all sources have the same layers.

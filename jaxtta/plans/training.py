@@ -76,8 +76,8 @@ class Ranking(Resumable, Recipe, LabelsOfEncoder, MaskedImages):
       rotation, crop             Dice of the prediction and that on the image turned, or on its centre alone
     what is written:
       OUT/ranking.csv            a row for each source, best first
-                                 ac_corr: mean over the norm layers of AC-Corr, the same for each channel, the epoch's
-                                 loss
+                                 ac_corr: AC-Corr of the encoder's deepest norm layer, the same for each channel, the
+                                 epoch's loss
                                  others: mean over the images; with masks the true Dice in percent, and Pearson's and
                                  Spearman's correlation with it over the images
       OUT/layers.csv             of ac_corr: its value for each norm layer

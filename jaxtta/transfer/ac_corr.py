@@ -5,11 +5,12 @@ Reference:
     Normalization", 2023 (arXiv 2307.15282).
 """
 
+import re
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxtta.core import Array, InputError, Select, Tree, everything
+from jaxtta.core import Array, InputError, Select, Tree
 from jaxtta.transfer.ac_norm import collaboration, is_norm
 
 
@@ -29,26 +30,37 @@ class Correlation(NamedTuple):
     per_channel: Array
 
 
-def ac_corr(params: Tree, source_params: Tree, *, select: Select = everything) -> Correlation:
+def ac_corr(params: Tree, source_params: Tree, *, select: Select | None = None) -> Correlation:
     """AC-Corr of a model: `Σ_ij C_ij` of each layer (τ = 1), and its mean over the layers.
 
     Args:
         params: after exactly one epoch of AC-Norm fine-tuning.
         source_params: before it.
-        select: which layers, by the path of their scale.
+        select: which layers, by the path of their scale; when None the deepest alone, as in the released code.
 
     Raises:
         InputError: no norm layer is selected.
     """
     pairs = _layers(params, source_params, ())
-    chosen = {"/".join(path): pair for path, pair in pairs.items() if select((*path, "scale"))}
+    chosen = {"/".join(path): pair for path, pair in pairs.items() if select is None or select((*path, "scale"))}
     if not chosen:
         names = ", ".join("/".join(path) for path in pairs) or "(none)"
         raise InputError(f"the selection matches none of the {len(pairs)} norm layers; they are: {names}")
+    if select is None:
+        chosen = {name: chosen[name] for name in [_deepest(chosen)]}
     sums = {name: jnp.sum(collaboration(*own.values(), *theirs.values())) for name, (own, theirs) in chosen.items()}
     channels = {name: own["scale"].shape[0] for name, (own, _) in chosen.items()}
     each = [total / channels[name] for name, total in sums.items()]
     return Correlation(sums, channels, jnp.mean(jnp.stack([*sums.values()])), jnp.mean(jnp.stack(each)))
+
+
+def _deepest(layers: dict[str, tuple[Tree, Tree]]) -> str:
+    """The last of the widest layers of the encoder; of all layers where none is called so."""
+
+    def depth(name: str) -> tuple[int, list[str]]:
+        return layers[name][0]["scale"].shape[0], [part.zfill(6) for part in re.split(r"(\d+)", name)]
+
+    return max([name for name in layers if name.startswith("encoder")] or layers, key=depth)
 
 
 def _layers(params: Tree, source_params: Tree, path: tuple[str, ...]) -> dict[tuple[str, ...], tuple[Tree, Tree]]:

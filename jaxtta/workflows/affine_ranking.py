@@ -8,7 +8,7 @@ import jax
 
 from jaxtta import run
 from jaxtta.checkpoint import Checkpoint
-from jaxtta.core import Source
+from jaxtta.core import Source, everything
 from jaxtta.data.cases import Case
 from jaxtta.data.prepared import prepare_all
 from jaxtta.models import Model, build
@@ -46,12 +46,12 @@ def affine_ranking(
         quiet: no progress bar.
 
     Returns:
-        `ranking`, best first; `ordered_by`, the mean over layers, or the width-normalised one where the layers of the
-        sources are not equally wide; and the table `layers`.
+        `ranking`, best first, by the deepest layer of the encoder; `ordered_by`, its sum, or that for each channel
+        where the sources are not equally wide there; and the table `layers`, of all.
     """
     prepared, programs = {}, {}
     ranking, layers, widths = [], [], []
-    score = run.compiled_function(ac_corr)
+    score = run.compiled_function(lambda *params: (ac_corr(*params), ac_corr(*params, select=everything)))
     for name, one in sources.items():
         model, source = segmenting(one)
         window = one.preprocessing.size
@@ -71,15 +71,14 @@ def affine_ranking(
             epochs=1, steps=steps, seed=recipe.seed, label=name, quiet=quiet,
         )  # fmt: skip
         known = {part: state.params[part] for part in source.params}  # all, or those of an encoder
-        scored = jax.device_get(score(known, source.params))
-        widths.append({layer: int(channels) for layer, channels in scored.channels.items()})
-        means = {"ac_corr": float(scored.mean), "per_channel": float(scored.per_channel)}
-        ranking.append({"source": name, **means, "loss": log[-1]["loss"]})
-        for layer, channels in widths[-1].items():
-            value = float(scored.layers[layer])
-            row = {"source": name, "layer": layer, "channels": channels}
-            layers.append({**row, "ac_corr": value, "per_channel": value / channels})
-    order = "ac_corr" if all(width == widths[0] for width in widths) else "per_channel"
+        deepest, every = jax.device_get(score(known, source.params))
+        widths += map(int, deepest.channels.values())
+        scores = {"ac_corr": float(deepest.mean), "per_channel": float(deepest.per_channel)}
+        ranking.append({"source": name, **scores, "loss": log[-1]["loss"]})
+        for layer, value in every.layers.items():
+            row = {"source": name, "layer": layer, "channels": int(every.channels[layer])}
+            layers.append({**row, "ac_corr": float(value), "per_channel": float(value) / row["channels"]})
+    order = "ac_corr" if len(set(widths)) == 1 else "per_channel"
     ranking.sort(key=lambda row: -row[order])
     return {"ranking": ranking, "ordered_by": order, "tables": {"layers": layers}}
 
