@@ -34,6 +34,8 @@ pytest_plugins = ("command_line",)
 # The same options wherever a method runs, so that it is compiled once.
 GRATA = ("--method", "grata", "--set", "learning_rate=0.01")
 TENT = ("--method", "tent", "--set", "learning_rate=0.05")
+# Methods whose folders are looked at; those of the others with -m slow.
+WHOLE = ("tent", "cotta", "grata")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,9 @@ def files(out, suffix=".png"):
     return {p.relative_to(out).with_suffix("").as_posix() for p in out.rglob(f"*{suffix}")}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name in WHOLE else pytest.mark.slow) for name in METHODS]
+)
 def test_every_method_writes_a_folder_of_mixed_images(command, place, sizes, tmp_path, method):
     out = tmp_path / "out"
     folder = place / "mixed"
@@ -334,7 +338,15 @@ def whole(place):
     return place / "whole"
 
 
-@pytest.mark.parametrize("after, saving", [(2, True), (3, True), (4, True), (4, False)])
+@pytest.mark.parametrize(
+    "after, saving",
+    [
+        pytest.param(2, True, marks=pytest.mark.slow),
+        pytest.param(3, True, marks=pytest.mark.slow),
+        (4, True),
+        (4, False),
+    ],
+)
 def test_a_killed_run_is_resumed_to_the_same_results(command, place, whole, tmp_path, monkeypatch, after, saving):
     out = tmp_path / "out"
     if not whole.exists():
@@ -462,7 +474,7 @@ def same_run(out, expected, count=9):
     assert same_pictures(out, expected) == count
 
 
-@pytest.mark.parametrize("method, layout", [(GRATA, (2, 1)), (TENT, (2, 2))])
+@pytest.mark.parametrize("method, layout", [pytest.param(GRATA, (2, 1), marks=pytest.mark.slow), (TENT, (2, 2))])
 def test_domains_side_by_side_give_the_same_as_one_after_the_other(command, place, tmp_path, method, layout):
     alone = place / f"alone-{method[1]}"
     if not alone.exists():
@@ -490,7 +502,7 @@ def test_domains_of_a_list_side_by_side(command, place, tmp_path):
     assert record(tmp_path / "two")["places"] == 2
 
 
-@pytest.mark.parametrize("after, devices", [(2, 1), (6, 2)])
+@pytest.mark.parametrize("after, devices", [pytest.param(2, 1, marks=pytest.mark.slow), (6, 2)])
 def test_killed_streams_are_resumed_to_the_same_results(command, place, tmp_path, monkeypatch, after, devices):
     layout = (*TENT, "--streams", 2, "--devices", devices)
     out = tmp_path / "out"

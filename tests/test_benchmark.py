@@ -121,7 +121,9 @@ def test_the_same_again_gives_the_same_bits(command, place, ran, tmp_path):
     assert (tmp_path / "again" / "results.csv").read_bytes() == (ran / "results.csv").read_bytes()
 
 
-@pytest.mark.parametrize("after", [1, 8, 33, 70])
+@pytest.mark.parametrize(
+    "after", [pytest.param(after, marks=() if after == 33 else pytest.mark.slow) for after in (1, 8, 33, 70)]
+)
 def test_a_stopped_benchmark_loses_the_cell_in_hand_and_goes_on_to_the_same_file(
     command, place, ran, tmp_path, monkeypatch, after
 ):

@@ -21,6 +21,7 @@ pytest_plugins = ("command_line",)
 TINY = ["--size", "32", "--depth", "18", "--width", "4", "--rounds", "1"]
 
 
+@pytest.mark.slow
 def test_step_cost_prints_its_table(as_a_user, capsys):
     step_cost.main(TINY)
     lines = capsys.readouterr().out.splitlines()

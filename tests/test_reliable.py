@@ -71,7 +71,7 @@ def test_a_decision_is_a_pixel_or_a_channel_of_one(activation):
     assert all_finite(jax.grad(lambda x: jnp.sum(entropies(decisions(task, x))))(jnp.full((1, 1, 3), 1e4)))
 
 
-@pytest.mark.parametrize("dimensions, activation", TASKS)
+@pytest.mark.parametrize("dimensions, activation", [TASKS[0], pytest.param(*TASKS[1], marks=pytest.mark.slow)])
 def test_eata_learns_from_what_is_reliable_and_not_redundant(dimensions, activation):
     model, task, variables, space = confident(dimensions, activation)
     images = pictures(3, 1, *space, model.channels)
@@ -166,7 +166,7 @@ def test_an_image_without_reliable_decisions_changes_no_parameter(factory):
         assert (state.average == 0).all()
 
 
-@pytest.mark.parametrize("dimensions, activation", TASKS)
+@pytest.mark.parametrize("dimensions, activation", [pytest.param(*TASKS[0], marks=pytest.mark.slow), TASKS[1]])
 def test_sar_descends_with_the_gradient_of_the_point_above(dimensions, activation):
     model, task, variables, space = confident(dimensions, activation)
     image, limit = pictures(1, *space, model.channels), limit_of(task, 0.4)
@@ -257,7 +257,8 @@ def test_memo_maps_views_of_every_shape_back(turns, shape):
     assert output.logits.shape == (2, *shape, 3)
 
 
-@pytest.mark.parametrize("turns, shape", [SHAPES[0], *(pytest.param(*s, marks=pytest.mark.slow) for s in SHAPES[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("turns, shape", SHAPES)
 def test_memo_learns_from_views_of_every_shape(turns, shape):
     model, _, variables, _ = toy(len(shape), "softmax")
     image = pictures(2, *shape, model.channels)
@@ -265,7 +266,7 @@ def test_memo_learns_from_views_of_every_shape(turns, shape):
     assert all_finite(history)
 
 
-@pytest.mark.parametrize("factory", [eata, sar, memo])
+@pytest.mark.parametrize("factory", [eata, sar, pytest.param(memo, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm", [pytest.param("instance", marks=pytest.mark.slow), "group"])
 def test_they_adapt_other_norms(factory, norm):
     model, task, variables, space = toy(2, "sigmoid", norm)

@@ -74,13 +74,13 @@ def test_a_stopped_training_in_windows_is_resumed_to_the_same_weights(command, p
     assert len(table(tmp_path / "out")) == 3
 
 
-TURNS = [
-    ((1.0, 1.5, 1.5), ("--size", "18x14"), True),
+TURNS = [  # those that the trainings above do not show, and all with -m slow
+    pytest.param((1.0, 1.5, 1.5), ("--size", "18x14"), True, marks=pytest.mark.slow),
     ((3.0, 1.5, 1.0), ("--size", "18x14"), False),
     ((3.0, 1.5, 1.0), ("--size", "8", "--spacing", "1.2x1.2"), True),
     ((3.0, 1.5, 1.0), ("--size", "4x8x8"), False),
-    ((3.0, 1.5, 1.5), ("--size", "4x8x8"), True),
-    ((3.0, 1.5, 1.5), ("--size", "7x14", "--axis", "coronal"), False),
+    pytest.param((3.0, 1.5, 1.5), ("--size", "4x8x8"), True, marks=pytest.mark.slow),
+    pytest.param((3.0, 1.5, 1.5), ("--size", "7x14", "--axis", "coronal"), False, marks=pytest.mark.slow),
 ]
 
 
