@@ -78,24 +78,24 @@ def test_every_encoder_is_scored_by_both_protocols(evaluate, place, tmp_path):
     assert written["encoders"][FIRST] == checkpoint.load_manifest(place / FIRST)["sha256"]
 
 
-def test_a_stopped_comparison_goes_on_with_the_run_it_was_at(evaluate, tmp_path, monkeypatch):
-    more = ("--seeds", 2, "--by", "linear", "finetune")
-    succeeded(evaluate(*more, out=tmp_path / "whole"))
+def test_a_stopped_comparison_goes_on_with_the_run_it_was_at(evaluate, place, tmp_path, monkeypatch):
+    more, two = ("--seeds", 1, "--by", "linear", "finetune"), ("random", place / FIRST)
+    succeeded(evaluate(*more, encoders=two, out=tmp_path / "whole"))
     dice, count = encoder_runs.dice, []
 
     def scored(*arguments):
-        if len(count) == 7:
+        if len(count) == 3:
             raise KeyboardInterrupt
         count.append(1)
         return dice(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluate_encoder, "dice", scored)
-        assert evaluate(*more).status == 130
-    assert len(table(tmp_path / "run", "scores.csv")) == 7
-    refused(evaluate(*more), "--resume")
-    refused(evaluate("--seeds", 3, "--resume"), "another seeds")
-    succeeded(evaluate(*more, "--resume"))
+        assert evaluate(*more, encoders=two).status == 130
+    assert len(table(tmp_path / "run", "scores.csv")) == 3
+    refused(evaluate(*more, encoders=two), "--resume")
+    refused(evaluate("--seeds", 3, "--resume", encoders=two), "another seeds")
+    succeeded(evaluate(*more, "--resume", encoders=two))
     for name in ("scores.csv", "evaluation.csv", "spectrum.csv"):
         assert timeless(table(tmp_path / "run", name)) == timeless(table(tmp_path / "whole", name))
 
