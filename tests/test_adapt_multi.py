@@ -87,7 +87,7 @@ def test_the_main_network_is_a_source_model_as_any_other(place, tmp_path):
     assert same_pictures(out, tmp_path / "again") == 3
 
 
-@pytest.mark.parametrize("models", ["models", "exclusive"])
+@pytest.mark.parametrize("models", ["models", pytest.param("exclusive", marks=pytest.mark.slow)])
 def test_all_arms_are_scored(place, tmp_path, models):
     out, data = tmp_path / "out", "north"
     if models == "exclusive":
@@ -180,7 +180,7 @@ def test_volumes_lie_where_they_lay(place, tmp_path, models):
 
 def test_sources_of_several_architectures(place, tmp_path):
     task = Task(2, "sigmoid", ("disc", "cup"))
-    model = build({"architecture": "resunet", "depth": 18, "width": 4, "classes": 2, "channels": 3})
+    model = build({"architecture": "unet", "features": (4, 6), "classes": 2, "channels": 3})
     other = tmp_path / "models" / "d"
     checkpoint.save(other, model, random_source(model, 5), task, Preprocessing(SIZE, 3, "fundus"), provenance={})
     chosen = plan(place, tmp_path / "out", arm=("vote", "tgma"))
@@ -192,7 +192,9 @@ def test_sources_of_several_architectures(place, tmp_path):
     assert len(table(tmp_path / "out")) == 3
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(  # the metrics themselves: test_lftm.py
+    "metric", [pytest.param(name, marks=() if name == "entropy" else pytest.mark.slow) for name in METRICS]
+)
 def test_every_metric_weighs(place, tmp_path, metric):
     said = adapt_multi(plan(place, tmp_path / "out", arm=("itm",), metric=metric))
     assert said["metric"] == metric and all(0 <= value <= 1 for value in said["dtm"].values())
@@ -211,7 +213,14 @@ def stopped(monkeypatch, owner, name, after):
     monkeypatch.setattr(owner, name, limited)
 
 
-@pytest.mark.parametrize("where, after", [("observe", 0), ("save_state", 1), ("finish", 4)])
+@pytest.mark.parametrize(
+    "where, after",
+    [
+        pytest.param("observe", 0, marks=pytest.mark.slow),
+        ("save_state", 1),
+        pytest.param("finish", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_run_goes_on_and_ends_the_same(place, tmp_path, monkeypatch, where, after):
     from jaxtta.workflows import adapt_multi as module
 

@@ -85,7 +85,15 @@ def test_an_encoder_is_learnt_and_other_commands_take_it(pretrain, command, plac
     refused(other, run / "last", "features", out=tmp_path / "other")
 
 
-@pytest.mark.parametrize("stop", [0, 2, 3, 4], ids=["at once", "in an epoch", "between two", "in the next"])
+@pytest.mark.parametrize(
+    "stop",  # every save in turn with a toy: test_loop.py
+    [
+        pytest.param(2, id="in an epoch"),
+        pytest.param(0, id="at once", marks=pytest.mark.slow),
+        pytest.param(3, id="between two", marks=pytest.mark.slow),
+        pytest.param(4, id="in the next", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_stopped_at_any_step_is_resumed_to_the_same_weights(pretrain, tmp_path, monkeypatch, stop):
     more = ("--whiten", "--seed", 5)
     saving_each_step(monkeypatch)
