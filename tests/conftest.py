@@ -10,6 +10,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 if version("jaxlib").startswith("0.10."):  # compiles in half the time; where the flag is unknown, it ends the process
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # saves a third of the processor time, here and in child processes
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # for this process, those it tests with and those that tests start
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(kept_programs.begin())
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -20,7 +21,6 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_disable_most_optimizations", True)  # saves a third of the processor time
 
 
 @pytest.hookimpl(trylast=True)
