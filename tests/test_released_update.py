@@ -111,7 +111,11 @@ def as_vector(tree):
 
 @pytest.mark.parametrize(
     "space, dtype, tolerance",
-    [((64, 64), "float64", 1e-9), ((64, 96), "float64", 1e-9), ((64, 64), "float32", 1e-4)],
+    [
+        pytest.param((64, 64), "float64", 1e-9, marks=pytest.mark.slow),
+        ((64, 96), "float64", 1e-9),
+        pytest.param((64, 64), "float32", 1e-4, marks=pytest.mark.slow),
+    ],
 )
 def test_two_updates_equal_those_in_jax(space, dtype, tolerance):
     images, normal = reference_inputs.images(2, *space, 3), np.random.default_rng(0).standard_normal((1, *space, 3))

@@ -79,7 +79,10 @@ def test_eight_steps_of_the_released_code(dtype, loss, prompt, logits, optimised
         source = convert(reference_inputs.state_dict(11)).source
         source, images = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (source, images))
         history = along(vptta(model, Task(2), **options), source, images)
-        began = starts(model, Task(2), source, images, history, **options)
+        # Which prompt a step starts from is the bank's affair: a small network shows it.
+        small = build({"architecture": "unet", "features": (4, 8), "channels": 3, "classes": 2})
+        weights = jax.tree.map(lambda leaf: leaf.astype(dtype), random_source(small))
+        began = starts(small, Task(2), weights, images, history, **options)
     assert {leaf.dtype for leaf in jax.tree.leaves(history)} == {jnp.dtype(dtype), jnp.dtype("int32")}
     outputs = [output for _, _, output in history]
     assert error([output.info["loss"] for output in outputs], GOLDENS["loss"]) < loss
