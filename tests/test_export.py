@@ -69,7 +69,12 @@ def follows(exported, method, source, task):
 
 
 @pytest.mark.parametrize(
-    ("name", "platforms"), [("source", ("cpu",)), ("source", ("tpu", "cuda", "cpu")), ("grata", ("cpu",))]
+    ("name", "platforms"),
+    [
+        pytest.param("source", ("cpu",), marks=pytest.mark.slow),
+        ("source", ("tpu", "cuda", "cpu")),
+        pytest.param("grata", ("cpu",), marks=pytest.mark.slow),  # as the command line exports it, below
+    ],
 )
 def test_exported_functions_equal_the_live_ones(tmp_path, name, platforms):
     _, task, source, _ = toy()
@@ -79,8 +84,15 @@ def test_exported_functions_equal_the_live_ones(tmp_path, name, platforms):
     follows(exported, method_of(name), source, task)
 
 
-@pytest.mark.parametrize("platforms", [("cpu",), ("cpu", "cuda")], ids=len)
-@pytest.mark.parametrize("name", ["source", "grata"])
+@pytest.mark.parametrize(
+    "name, platforms",
+    [
+        ("source", ("cpu",)),
+        pytest.param("source", ("cpu", "cuda"), marks=pytest.mark.slow),
+        pytest.param("grata", ("cpu",), marks=pytest.mark.slow),
+        ("grata", ("cpu", "cuda")),
+    ],
+)
 def test_the_record_lists_every_argument_and_result_in_the_order_of_the_program(tmp_path, name, platforms):
     """Read as another program would: with JAX and the record, and nothing of this package."""
     record = saved(tmp_path, name, platforms)

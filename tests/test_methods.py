@@ -26,6 +26,8 @@ from jaxtta.wrappers import episodic, guarded, predicting_before, repeat
 KEY = jax.random.key(2)
 OTHER_NORMS = [(dimensions, norm) for dimensions in (2, 3) for norm in ("instance", "group")]
 BOTH_WAYS = [(2, "instance"), (3, "group")]
+# Ways to hold something for every layer that is passed through: none, moments along the stream, gradients, a teacher.
+REMEMBERING = ("source", "progressive_bn", "vptta", "grata", "cotta")
 
 
 # Values of the toy network that each adapts: 64 are its affines, 4929 all it has, 3 a prompt of one frequency.
@@ -80,7 +82,9 @@ def test_the_docstring_names_what_the_info_of_a_step_holds(name):
     assert set(re.findall("`([a-z_]+)`", returns)) == info_of(name)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(  # of a U-Net all do in test_protocol.py
+    "name", [pytest.param(name, marks=() if name in REMEMBERING else pytest.mark.slow) for name in METHODS]
+)
 def test_a_method_leaves_heads_alone_that_it_does_not_ask_for(name):
     """A ResUNet's other heads have norm layers of their own, which segmentation does not pass through."""
     task = Task(2)
