@@ -180,7 +180,10 @@ def test_images_of_a_batch_do_not_depend_on_one_another(norm):
         np.testing.assert_allclose(together, alone, atol=2e-2, err_msg=name)  # a pixel may cross the threshold
 
 
-@pytest.mark.parametrize("dimensions, activation", KINDS)
+@pytest.mark.parametrize(
+    "dimensions, activation",
+    [pytest.param(*kind, marks=() if kind in (KINDS[0], KINDS[3]) else pytest.mark.slow) for kind in KINDS],
+)
 @pytest.mark.parametrize("name", lftm.METRICS)
 def test_every_metric_of_every_kind_of_task(name, dimensions, activation):
     model, task, source, space = toy(dimensions, activation)

@@ -9,7 +9,7 @@ from scans import scans, volume_model
 from scipy import stats as correlation
 from toys import random_source
 
-from jaxtta import checkpoint
+from jaxtta import checkpoint, run
 from jaxtta.core import Task, everything
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.models import HEADS, build
@@ -94,7 +94,9 @@ def test_sources_of_unequal_width_are_ranked_for_each_channel(rank, place, tmp_p
     assert {int(row["channels"]) for row in table(tmp_path / "out", "layers.csv")} == {4, 6, 8, 12}
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(  # the metrics themselves: test_lftm.py
+    "metric", [pytest.param(name, marks=() if name in ("lftm", "entropy") else pytest.mark.slow) for name in METRICS]
+)
 def test_metrics_need_no_masks(rank, place, tmp_path, metric):
     succeeded(rank("--by", metric, masks=None))
     rows = table(tmp_path / "out", "ranking.csv")
@@ -107,7 +109,7 @@ def test_metrics_need_no_masks(rank, place, tmp_path, metric):
     loaded = checkpoint.load(place / "sources" / "three" / "best")
     cases = [case for case in tuning.fitting.inputs.find_all([place / "images"], [], loaded.preprocessing)]
     images = loaded.preprocessing.open(cases[2], loaded.task).inputs(0)
-    value = METRICS[metric](loaded.model, loaded.task)(loaded.source, images)
+    value = run.compiled_function(METRICS[metric](loaded.model, loaded.task))(loaded.source, images)
     assert float(one[metric]) == pytest.approx(float(value[0]), abs=1e-3)
 
 
