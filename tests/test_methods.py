@@ -37,6 +37,7 @@ ADAPTED = {
     "alpha_bn": 0,
     "progressive_bn": 0,
     "medbn": 0,
+    "medbn_tent": 64,
     "intent": 0,
     "dua": 0,
     "tent": 64,
@@ -196,7 +197,7 @@ def test_every_affine_of_other_norms_adapts(factory, dimensions, norm):
 
 
 # Random networks are unsure: what filters pixels by certainty takes them all, and what averages only then does always.
-TAKING_ALL = {"eata": {"margin": 1.0, "distance": 1e-4}, "sar": {"margin": 1.0}, "cotta": {"threshold": 1.0}}
+TAKING_ALL = {"eata": {"margin": 1.0, "similarity": 10.0}, "sar": {"margin": 1.0}, "cotta": {"threshold": 1.0}}
 
 
 @pytest.mark.parametrize("norm", ["instance", pytest.param("group", marks=pytest.mark.slow)])

@@ -1,5 +1,6 @@
 """EATA: minimise the entropy of reliable decisions that say something new, held to the source by its Fisher matrix."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -31,14 +32,14 @@ def eata(
     task: Task,
     *,
     margin: float = 0.4,
-    distance: float = 0.05,
-    anchor: float = 2000.0,
-    optimiser: optax.GradientTransformation = optax.adam(1e-4),
+    similarity: float = 1.26,
+    anchor: float = 1.0,
+    optimiser: optax.GradientTransformation = optax.adam(1e-3),
     select: Select = norm_affine,
 ) -> Method:
     """Entropy over the decisions of the network that are reliable and not redundant, with the image's own statistics.
 
-        kept = { H < E0 and cos(p, m) < 1 − distance },  E0 = margin · ln C
+        kept = { H < E0 and cos(p, m) < similarity / √C },  E0 = margin · ln C
         loss = mean over kept of exp(E0 − H) · H + anchor · Σ F (θ − θ_source)²,  no gradient through exp(E0 − H)
         m ← 0.9 m + 0.1 · mean over kept of p,  F = mean over the first 32 images of (∇ −log max p)² at θ_source
 
@@ -49,17 +50,20 @@ def eata(
     Adapts: scale and shift of every norm layer (`select`), of batch, instance and group norm alike.
     Predicts: after the update.
     Differs from the reference code: that chooses images, with C = 1000, and predicts before the update. It keeps
-        cosines below 0.05; with few classes every decision shares one with the mean and none would be kept after the
-        first image, so here the number is a distance (our choice): what is far from the mean, mostly the structures,
-        is kept, until the mean has come nearer to it. It takes the Fisher matrix from 2000 images of the source's
-        domain; here there are none, so it is that of the first images of the stream, each against the source's own
-        labels for it, and counts from the first image on (our choice). Adam with TENT's rate, in the place of SGD.
+        cosines below 0.05, and a widely used collection below 0.4 with 10 classes. 1/√C is the cosine of a sure
+        decision with an even mean; both are above it, 0.4 by the factor 1.26. Of two choices none is below 0.4 once
+        the mean has become even, and the method would stop for good after a few images: so the factor is kept, not the
+        number (our choice). What is far from the mean, mostly the structures, is kept until the mean has come nearer
+        to it. The weight of the penalty is that collection's; 2000 belongs to 1000 classes. The reference takes the
+        Fisher matrix from 2000 images of the source's domain; here there are none, so it is that of the first images
+        of the stream, each against the source's own labels for it, and counts from the first image on (our choice).
+        Adam with TENT's rate, in the place of SGD.
 
     Args:
         model: a `jaxtta.models.Model`.
         task: what is segmented.
         margin: E0 as a share of the largest entropy, above 0 and up to 1.
-        distance: cosine distance from the moving average below which a decision is redundant, above 0 and below 1.
+        similarity: cosine with the moving average from which a decision is redundant, in units of 1/√C, above 0.
         anchor: weight of the Fisher penalty, at least 0.
         optimiser: any optax transformation.
         select: which parameters adapt.
@@ -75,10 +79,11 @@ def eata(
         Niu, Wu, Zhang, Chen, Zheng, Zhao, Tan, "Efficient Test-Time Model Adaptation without Forgetting", ICML 2022.
     """
     policy, limit = stats.image(), limit_of(task, margin)
-    if not 0 < distance < 1:
-        raise InputError(f"distance is {distance!r}; expected a cosine distance between 0 and 1, as 0.05")
+    if not 0 < similarity < float("inf"):
+        raise InputError(f"similarity is {similarity!r}; expected a positive number, as 1.26")
+    redundant = similarity / math.sqrt(2 if task.activation == "sigmoid" else task.classes)
     if not 0 <= anchor < float("inf"):
-        raise InputError(f"anchor is {anchor!r}; expected a weight of at least 0, as 2000")
+        raise InputError(f"anchor is {anchor!r}; expected a weight of at least 0, as 1")
 
     def init(source: Source, images: Array) -> EataState:
         adapted = copy(partition(source.params, select)[0])
@@ -103,7 +108,7 @@ def eata(
             logs = decided(adapted)
             entropy, probabilities = entropies(logs), jax.lax.stop_gradient(jnp.exp(logs))
             reliable = entropy < limit
-            kept = reliable & (_cosine(probabilities, state.average) < 1 - distance)
+            kept = reliable & (_cosine(probabilities, state.average) < redundant)
             loss = mean_of(jax.lax.stop_gradient(jnp.exp(limit - entropy)) * entropy, kept)
             penalty = anchor * optax.tree.vdot(fisher, jax.tree.map(lambda a, b: jnp.square(a - b), adapted, start))
             return loss + penalty, (loss, penalty, reliable, kept, probabilities)
