@@ -214,6 +214,23 @@ def test_the_defaults_are_the_published_ones_and_the_bank_is_most_of_the_state()
     assert sum(leaf.size * 4 for leaf in jax.tree.leaves(shapes.bank)) / 1e6 == pytest.approx(201.3, abs=0.1)
 
 
+def test_an_update_once_in_some_images_is_that_of_the_whole_bank_and_nothing_moves_before():
+    model, task, source, space = toy()
+    images = pictures(4, 1, *space, 3)
+    options = {"bank": 8, "batch": 2, "optimiser": optax.sgd(RATE)}
+    states, outputs = along(rotta(model, task, update_every=2, **options), source, images)
+    assert [bool(output.info["gradient_norm"] > 0) for output in outputs] == [False, True, False, True]
+    networks = [(state.student, state.teacher) for state in states]
+    for still in (0, 2):
+        assert_trees_close(networks[still + 1], networks[still])
+    unchanged = model.apply(source._asdict(), images[0], stats=stats.source())[0]["segmentation"]
+    np.testing.assert_allclose(outputs[0].logits, unchanged, atol=1e-6)
+    always = rotta(model, task, **options)
+    expected, _ = jax.jit(always.step)(jax.random.fold_in(KEY, 1), source, states[1], images[1])
+    assert_trees_close((states[2].student, states[2].teacher), (expected.student, expected.teacher), atol=1e-6)
+    assert [int(output.info["entries"]) for output in outputs] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("norm", ["instance", "group"])
 def test_networks_without_batch_norm_adapt_their_affines(norm):
     model, task, source, space = toy(norm=norm)
@@ -236,7 +253,15 @@ def test_float64_stays():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("alpha", 0.0), ("alpha", float("nan")), ("teacher_rate", 1.1), ("bank", 0), ("bank", 2.5), ("batch", 0)],
+    [
+        ("alpha", 0.0),
+        ("alpha", float("nan")),
+        ("teacher_rate", 1.1),
+        ("bank", 0),
+        ("bank", 2.5),
+        ("batch", 0),
+        ("update_every", 0),
+    ],
 )
 def test_numbers_out_of_range_say_what_is_expected(name, value):
     model, task, _, _ = toy()

@@ -37,12 +37,13 @@ class Network(NamedTuple):
 
 
 class RottaState(NamedTuple):
-    """The student, the teacher, the optimiser's state and the bank."""
+    """The student, the teacher, the optimiser's state, the bank, and how many images were seen."""
 
     student: Network
     teacher: Network
     optimiser: Any
     bank: Bank
+    seen: Array
 
 
 def rotta(
@@ -52,6 +53,7 @@ def rotta(
     alpha: float = 0.05,
     bank: int = 64,
     batch: int = 4,
+    update_every: int = 1,
     teacher_rate: float = 0.001,
     optimiser: optax.GradientTransformation = optax.adam(1e-3),
     select: Select = norm_affine,
@@ -72,11 +74,11 @@ def rotta(
         are 201 MB, for each stream.
     Predicts: after the update, with the teacher and its running statistics.
     Differs from the reference code: that predicts before the update, and updates once in 64 images with all the bank
-        as one batch, which a stream of a hundred images hardly sees; here (our choice) every image updates with a few
-        of the bank, so that there are 64 times as many updates of everything. The running statistics hold 4 % of the
-        source's, (1 − α)^64, after 64 images here, after 4096 there. (Streams side by side would compute an update at
-        every image whether or not it counts.) The reference also turns and crops what the student sees; here pixels
-        stay where they are, as their labels do.
+        as one batch, `update_every=64, batch=64`: the source as it is for the first 63, and 64 images in memory at
+        once. By default (our choice) every image updates with a few of the bank, so that there are 64 times as many
+        updates of everything; the running statistics hold 4 % of the source's, (1 − α)^64, after 64 images, there
+        after 4096. Streams side by side compute an update at every image whether or not it counts. The reference also
+        turns and crops what the student sees; here pixels stay where they are, as their labels do.
 
     Args:
         model: a `jaxtta.models.Model`.
@@ -84,13 +86,14 @@ def rotta(
         alpha: share of the batch in the running statistics, above 0 and up to 1.
         bank: images that the bank holds; one category holds about `bank / task.labels` of them.
         batch: images of an update; some come twice as long as the bank holds fewer.
+        update_every: images from one update to the next; a batch counts once.
         teacher_rate: share r of the student in the teacher, above 0 and up to 1.
         optimiser: any optax transformation.
         select: which parameters adapt.
 
     Returns:
-        A method whose info holds `loss`, `gradient_norm`, the mean `uncertainty` of the images, and `entries`, how many
-        the bank holds.
+        A method whose info holds `loss` and `gradient_norm`, 0 without an update, the mean `uncertainty` of the images,
+        and `entries`, how many the bank holds.
 
     Raises:
         InputError: a number out of its range.
@@ -101,14 +104,14 @@ def rotta(
     for name, value in (("alpha", alpha), ("teacher_rate", teacher_rate)):
         if not 0 < value <= 1:
             raise InputError(f"{name} is {value!r}; expected a share above 0 and up to 1, as in 0.05")
-    for name, value in (("bank", bank), ("batch", batch)):
+    for name, value in (("bank", bank), ("batch", batch), ("update_every", update_every)):
         if not isinstance(value, int) or value < 1:
             raise InputError(f"{name} is {value!r}; expected a number of images, 1 or more")
 
     def init(source: Source, images: Array) -> RottaState:
         network = Network(partition(source.params, select)[0], source.batch_stats)
         student, nothing = copy(network), balanced_bank.empty(images, size=bank)
-        return RottaState(student, copy(network), optimiser.init(student.adapted), nothing)
+        return RottaState(student, copy(network), optimiser.init(student.adapted), nothing, jnp.zeros((), jnp.int32))
 
     def trained(source: Source, network: Network, images: Array) -> tuple[Array, Tree]:
         """Logits with the robust statistics, and these."""
@@ -118,12 +121,11 @@ def rotta(
         outputs, memory = model.apply({**variables, "memory": memory}, images, stats=policy)
         return outputs["segmentation"], stats.remembered(memory, network.batch_stats)
 
-    def step(key: Key, source: Source, state: RottaState, images: Array):
+    def updated(key: Key, source: Source, state: RottaState) -> tuple[RottaState, dict[str, Array]]:
+        """The state after an update with images of its bank."""
         draw_key, style_key = jax.random.split(key)
-        categories, uncertainties = balanced_bank.judged(task, task.probabilities(predict(source, state, images)))
-        filled = balanced_bank.filled(state.bank, images, categories, uncertainties, labels=task.labels)
-        places = balanced_bank.drawn(draw_key, filled, batch)
-        shown, weights = filled.images[places], 1 - balanced_bank.timeliness(filled)[places]
+        places = balanced_bank.drawn(draw_key, state.bank, batch)
+        shown, weights = state.bank.images[places], 1 - balanced_bank.timeliness(state.bank)[places]
         logits, teacher_stats = trained(source, state.teacher, shown)
         target, styled = task.probabilities(logits), views.rescale(strong_style(style_key, shown))
 
@@ -135,13 +137,23 @@ def rotta(
         updates, opt = optimiser.update(gradient, state.optimiser, state.student.adapted)
         student = Network(optax.apply_updates(state.student.adapted, updates), student_stats)
         teacher = Network(followed(state.teacher.adapted, student.adapted, teacher_rate), teacher_stats)
-        state = RottaState(student, teacher, opt, filled)
-        info = {
-            "loss": loss,
-            "gradient_norm": optax.tree.norm(gradient),
-            "uncertainty": jnp.mean(uncertainties),
-            "entries": jnp.sum(filled.categories >= 0, dtype=jnp.int32),
-        }
+        info = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+        return state._replace(student=student, teacher=teacher, optimiser=opt), info
+
+    def unchanged(key: Key, source: Source, state: RottaState) -> tuple[RottaState, dict[str, Array]]:
+        nothing = jnp.zeros((), state.bank.uncertainties.dtype)
+        return state, {"loss": nothing, "gradient_norm": nothing}
+
+    def step(key: Key, source: Source, state: RottaState, images: Array):
+        categories, uncertainties = balanced_bank.judged(task, task.probabilities(predict(source, state, images)))
+        bank = balanced_bank.filled(state.bank, images, categories, uncertainties, labels=task.labels)
+        state = state._replace(bank=bank, seen=state.seen + 1)
+        if update_every == 1:
+            state, info = updated(key, source, state)
+        else:
+            state, info = jax.lax.cond(state.seen % update_every == 0, updated, unchanged, key, source, state)
+        info["uncertainty"] = jnp.mean(uncertainties)
+        info["entries"] = jnp.sum(bank.categories >= 0, dtype=jnp.int32)
         return state, Output(predict(source, state, images), info)
 
     def predict(source: Source, state: RottaState, images: Array) -> Array:
