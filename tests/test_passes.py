@@ -23,6 +23,7 @@ EXPECTED = {
     "alpha_bn": (1, 0),
     "progressive_bn": (1, 0),
     "medbn": (1, 0),
+    "medbn_tent": (2, 1),
     "intent": (7, 0),  # one to measure, six mixtures
     "dua": (7, 0),  # six views to measure, the prediction
     "tent": (2, 1),  # the loss, the prediction
@@ -34,7 +35,7 @@ EXPECTED = {
     "domain_adaptor": (3, 1),
     "sictta": (4, 0),
     "dltta": (2, 1),
-    "cotta": (9, 1),
+    "cotta": (16, 1),  # the source, the student, and twice the teacher with its six views
     "rotta": (10, 4),  # four images of the bank, twice, beside the image
     "grata": (9, 2),  # six views of the teacher, student, entropy, prediction
 }

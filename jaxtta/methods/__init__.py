@@ -25,6 +25,7 @@ METHODS = Registry(
         "alpha_bn": "alpha_batch_norm:alpha_bn",
         "progressive_bn": "progressive_batch_norm:progressive_bn",
         "medbn": "medbn:medbn",
+        "medbn_tent": "medbn:medbn_tent",
         "intent": "intent:intent",
         "dua": "dua:dua",
         "tent": "tent:tent",

@@ -52,9 +52,10 @@ def domain_adaptor(
 
     Adapts: scale and shift of every batch norm; the state only holds what was added, for `predict`.
     Predicts: after the update.
-    Differs from the reference code: our choice: the distance d and the optimiser's default; a sigmoid task takes each
-        channel as the two classes (z, 0), and sums the entropies; a layer that whitens is not mixed but takes the
-        statistics of the batch.
+    Differs from the reference code: a sigmoid task takes each channel as the two classes (z, 0), and sums the entropies
+        (our choice). Of two classes the loss comes to −z², whatever the temperature: it makes certain what is certain.
+        A layer that whitens is not mixed but takes the statistics of the batch. The distance d and the optimiser are
+        the release's.
 
     Args:
         model: a `jaxtta.models.Model` with batch norm.

@@ -14,8 +14,8 @@ def progressive_bn(model, task: Task, *, tau: float = 1.0) -> Method:
     Adapts: no parameter; the state is n.
     Predicts: after counting the image. `predict` takes its image for the last of those counted, so that it repeats the
         step's prediction; a state that has seen none predicts with the source's statistics.
-    Differs from the reference code: it is one half of that method, which also adapts the norm affines and averages its
-        prediction over six views. A batch, which is normalised as one, counts once.
+    Differs from the paper: it is one half of that method, which also adapts the norm affines and averages its
+        prediction over six views. A batch, which is normalised as one, counts once. There was no code to check it by.
 
     Args:
         model: a `jaxtta.models.Model` with batch norm.
