@@ -143,8 +143,8 @@ def test_seg_grad_cam_is_what_its_formula_says(architecture):
         images = jnp.asarray(np.random.default_rng(0).random((1, size, size, 1)))
 
         def outputs(shift, heads=("segmentation", FEATURES)):
-            variables = {**source._asdict(), "perturbations": {"deepest": shift}}
-            return model.apply(variables, images, stats=stats.source(), heads=heads)[0]
+            options = {"heads": heads, "deepest": lambda deepest: deepest + shift}
+            return model.apply(source._asdict(), images, stats=stats.source(), **options)[0]
 
         features = model.apply(source._asdict(), images, stats=stats.source(), heads=(FEATURES,))[0][FEATURES]
         zero = jnp.zeros_like(features)

@@ -23,13 +23,12 @@ class Model(NamedTuple):
     """A network without its variables.
 
     Attributes:
-        apply: `(variables, images, *, stats, heads=("segmentation",)) -> ({head: array}, memory)`. `variables` has
-            `params`, `batch_stats` and optionally `memory` (of the statistics policy; made afresh when absent). Any
-            size of image: the input is padded by its edge to a multiple of the stride and the outputs are cropped back.
-            Among the heads may be `"features"`, the deepest map, of the padded image and not cropped; beside
-            `"segmentation"` also `"pixels"`, the finest map, of which that is a 1x1 convolution; and `variables`
-            may have `perturbations`, `{"deepest": array}` of its shape, which is added to it: the gradient with respect
-            to that array is the one with respect to the map.
+        apply: `(variables, images, *, stats, heads=("segmentation",), deepest=None) -> ({head: array}, memory)`.
+            `variables` has `params`, `batch_stats` and optionally `memory` (of the statistics policy; made afresh when
+            absent). Any size of image: the input is padded by its edge to a multiple of the stride and the outputs are
+            cropped back. Among the heads may be `"features"`, the deepest map, of the padded image and not cropped;
+            beside `"segmentation"` also `"pixels"`, the finest map, of which that is a 1x1 convolution. `deepest` is a
+            function of the deepest map, put between encoder and heads: they, and `"features"`, see what it returns.
         init: `(key) -> Source`, random weights in float32.
         config: what `build` made it from; JSON can hold it.
         heads: the heads it has.
@@ -63,14 +62,21 @@ def build(config: dict[str, Any]) -> Model:
     norm = getattr(module, "norm", "batch")  # a network that offers no choice has batch norm
     _check_whitening(module.whitening, norm, module.deepest_channels)
 
-    def apply(variables: Tree, images: Array, *, stats: statistics.Policy, heads: tuple[str, ...] = ("segmentation",)):
+    def apply(
+        variables: Tree,
+        images: Array,
+        *,
+        stats: statistics.Policy,
+        heads: tuple[str, ...] = ("segmentation",),
+        deepest: Callable[[Array], Array] | None = None,
+    ):
         require_heads(module.heads, tuple(head for head in heads if head not in (FEATURES, PIXELS)))
         space = images.shape[1:-1]
         extra = [-n % module.stride for n in space]
         if any(extra):
             images = jnp.pad(images, [(0, 0), *((0, e) for e in extra), (0, 0)], mode="edge")
         network = module.clone(policy=stats)
-        outputs, changed = network.apply(variables, images, heads=heads, mutable=["memory"])
+        outputs, changed = network.apply(variables, images, heads=heads, deepest=deepest, mutable=["memory"])
         padded = images.shape[1:-1]
         cropped = {head: x if head == FEATURES else _crop(x, space, padded) for head, x in outputs.items()}
         return cropped, changed.get("memory", {})

@@ -12,7 +12,6 @@ IMAGE_HEADS = ("reconstruction", "denoising", "super_resolution")
 HEADS = ("segmentation", *IMAGE_HEADS, "rotation")
 FEATURES = "features"  # no head: asks a network, whatever its heads, for its deepest feature map itself
 PIXELS = "pixels"  # nor this: its finest feature map, of which the segmentation is a 1x1 convolution
-DEEPEST = "deepest"  # the perturbation that a network adds to that map where it is given one (Flax's `perturb`)
 ROTATIONS = 6
 
 

@@ -8,12 +8,14 @@ Reference:
         (the whole).
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxtta import stats
 from jaxtta.core import Array
-from jaxtta.models.heads import DEEPEST, FEATURES, IMAGE_HEADS, PIXELS, ImageHead, RotationHead
+from jaxtta.models.heads import FEATURES, IMAGE_HEADS, PIXELS, ImageHead, RotationHead
 from jaxtta.models.layers import Double, Norm, convolution
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -116,9 +118,11 @@ class ResUNet(nn.Module):
         return self.width * 2**3 * (4 if self.depth >= 50 else 1)
 
     @nn.compact
-    def __call__(self, images: Array, heads: tuple[str, ...]) -> dict[str, Array]:
+    def __call__(
+        self, images: Array, heads: tuple[str, ...], deepest: Callable[[Array], Array] | None = None
+    ) -> dict[str, Array]:
         maps = Encoder(self.depth, self.width, self.policy, self.whitening, name="encoder")(images)
-        maps[-1] = self.perturb(DEEPEST, maps[-1])
+        maps[-1] = deepest(maps[-1]) if deepest else maps[-1]
         outputs = {FEATURES: maps[-1]} if FEATURES in heads else {}
         if "segmentation" in heads:
             x = maps[-1]

@@ -4,12 +4,14 @@ Reference:
     Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxtta import stats
 from jaxtta.core import Array
-from jaxtta.models.heads import DEEPEST, FEATURES, IMAGE_HEADS, PIXELS, ImageHead, RotationHead
+from jaxtta.models.heads import FEATURES, IMAGE_HEADS, PIXELS, ImageHead, RotationHead
 from jaxtta.models.layers import Double, Norm, convolution
 
 
@@ -63,7 +65,9 @@ class UNet(nn.Module):
         return self.features[-1]
 
     @nn.compact
-    def __call__(self, images: Array, heads: tuple[str, ...]) -> dict[str, Array]:
+    def __call__(
+        self, images: Array, heads: tuple[str, ...], deepest: Callable[[Array], Array] | None = None
+    ) -> dict[str, Array]:
         x, maps = images, []
         window = (2,) * self.dimensions
         for i, features in enumerate(self.features, start=1):
@@ -71,7 +75,7 @@ class UNet(nn.Module):
             groups = self.whitening if i == len(self.features) else 0
             x = Pair(features, self.policy, self.norm, groups, name=f"encoder{i}")(x)
             maps.append(x)
-        x = self.perturb(DEEPEST, x)
+        x = deepest(x) if deepest else x
         outputs = {FEATURES: x} if FEATURES in heads else {}
         if "segmentation" in heads:
             y = x

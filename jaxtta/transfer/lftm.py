@@ -21,7 +21,7 @@ from scipy import stats as correlation
 from jaxtta import stats, views
 from jaxtta.core import Array, InputError, Source, Task, Tree
 from jaxtta.models import Model
-from jaxtta.models.heads import DEEPEST, FEATURES
+from jaxtta.models.heads import FEATURES
 from jaxtta.objectives import entropies
 
 Metric = Callable[[Source, Array], Array]
@@ -90,8 +90,8 @@ def seg_grad_cam(model: Model, task: Task) -> Attend:
 
     def attend(source: Source, images: Array) -> tuple[Array, Array]:
         def forward(perturbation: Array) -> tuple[Array, tuple[Array, Array]]:
-            variables = {**source._asdict(), "perturbations": {DEEPEST: perturbation}}
-            outputs, _ = model.apply(variables, images, stats=stats.source(), heads=("segmentation", FEATURES))
+            options = {"heads": ("segmentation", FEATURES), "deepest": lambda deepest: deepest + perturbation}
+            outputs, _ = model.apply(source._asdict(), images, stats=stats.source(), **options)
             logits = outputs["segmentation"]
             chosen = foreground(task, logits)
             none = ~jnp.any(chosen, tuple(range(1, chosen.ndim)), keepdims=True)
