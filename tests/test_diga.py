@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sure import dice, sure
 from toys import all_finite, assert_trees_close, pictures, random_source, toy
 
 from jaxtta import stats
@@ -45,33 +46,31 @@ def choices(task, probabilities):
     return [np.stack([1 - p, p], -1) for p in np.moveaxis(probabilities, -1, 0)]
 
 
-def expected(task, streams, outputs, shares=(0.8, 0.2, 0.9), confidence=0.9):
+def by_distance(features, prototypes, p):
+    """Each class by the distance to its prototype, None where it has none; the classifier's `p` where none has any."""
+    if all(q is None for q in prototypes):
+        return p
+    distances = [
+        np.full(p.shape[:-1], np.inf) if q is None else np.linalg.norm(features - q, axis=-1) for q in prototypes
+    ]
+    weights = np.exp(-np.stack(distances, -1))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def expected(task, streams, outputs, confidence=0.9):
     """The fused probabilities of the classes and the history after each image, decision by decision."""
-    history_share, classifier, momentum = shares
     kept, told = {}, []
     for images in streams:
         logits, features = outputs(images)
         fused = []
         for d, p in enumerate(choices(task, np.float64(task.probabilities(jnp.asarray(logits, jnp.float32))))):
-            cosines, missing = [], []
-            for k in range(p.shape[-1]):
-                mine = features[(p[..., k] >= confidence) & (p.argmax(-1) == k)]
-                own = mine.mean(0) if len(mine) else None
-                if own is not None:
-                    old = kept.get((d, k))
-                    kept[d, k] = own if old is None else (1 - momentum) * old + momentum * own
-                missing.append((d, k) not in kept)
-                if missing[-1]:
-                    cosines.append(np.zeros(p.shape[:-1]))
-                    continue
-                prototype = kept[d, k] if own is None else history_share * kept[d, k] + (1 - history_share) * own
-                lengths = np.linalg.norm(features, axis=-1) * np.linalg.norm(prototype)
-                cosines.append(features @ prototype / np.maximum(lengths, 1e-12))
-            missing = np.array(missing)
-            weights = np.exp(np.stack(cosines, -1)) * ~missing
-            rest = 1 - (p * missing).sum(-1, keepdims=True)
-            by_prototypes = p * missing + rest * weights / np.maximum(weights.sum(-1, keepdims=True), 1e-12)
-            fused.append(classifier * p + (1 - classifier) * by_prototypes)
+            mine = [features[(p[..., k] >= confidence) & (p.argmax(-1) == k)] for k in range(p.shape[-1])]
+            own = [pixels.mean(0) if len(pixels) else None for pixels in mine]
+            for k, q in enumerate(own):
+                if q is not None:
+                    kept[d, k] = 0.9 * kept[d, k] + 0.1 * q if (d, k) in kept else q
+            of_stream = by_distance(features, [kept.get((d, k)) for k in range(p.shape[-1])], p)
+            fused.append(0.2 * p + 0.8 * (0.8 * of_stream + 0.2 * by_distance(features, own, p)))
         told.append((fused, dict(kept)))
     return told
 
@@ -130,6 +129,22 @@ def test_a_share_that_is_none_says_what_is_expected(name, value):
     model, task, _, _ = toy()
     with pytest.raises(InputError, match=f"{name} is {value!r}; expected a share"):
         diga(model, task, **{name: value})
+
+
+def test_prototypes_alone_agree_with_the_classifier_of_a_sure_source_and_follow_the_stream(optimised):
+    """Cosines, or shares the wrong way round, lose this agreement or this pace."""
+    model, task, source, images, labels = sure()
+    mean, states = {}, {}
+    for classifier in (0.0, 0.2, 1.0):
+        history = along(diga(model, task, classifier=classifier), source, images)
+        mean[classifier] = np.mean([dice(task, output.logits, mask) for (_, output), mask in zip(history, labels)])
+        states[classifier] = [state.prototypes for state, _ in history]
+    assert mean[0.0] > mean[1.0] - 1 and mean[0.2] > mean[1.0]
+    assert not np.allclose(mean[0.2], mean[1.0], atol=0.1), "the prototypes change nothing"
+    # An image shifts the stream's prototypes by a tenth of what it differs from them: from one to the next by little,
+    # over the stream by as much as images differ.
+    steps = [np.linalg.norm(b - a) / np.linalg.norm(a) for a, b in zip(states[0.2], states[0.2][1:])]
+    assert min(steps) > 0.005 and max(steps) < 0.05
 
 
 @pytest.mark.parametrize("norm", ["instance", "group"])

@@ -1,10 +1,11 @@
 """DIGA: statistics between the source's and the image's, and class prototypes beside the classifier; no gradients."""
 
+import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxtta import stats
 from jaxtta.core import Array, InputError, Key, Method, Output, Source, Task
@@ -31,35 +32,38 @@ def diga(
     history: float = 0.8,
     classifier: float = 0.2,
     confidence: float = 0.9,
-    momentum: float = 0.9,
+    momentum: float = 0.1,
 ) -> Method:
-    """Mixes statistics, then the classifier's probabilities with those of the nearest class prototype.
+    """Mixes statistics, then the classifier's probabilities with those by the distance to class prototypes.
 
         μ, σ² = statistics · source + (1 − statistics) · image
         q_k = mean of the features f of the pixels of class k with p_k ≥ confidence
         h_k ← (1 − momentum) h_k + momentum q_k
-        prototype_k = history · h_k + (1 − history) q_k;  p̃ = softmax over k of cos(f, prototype_k)
-        prediction = classifier · p + (1 − classifier) · p̃
+        P(k; prototypes) = exp(−‖f − prototype_k‖) / Σ_j exp(−‖f − prototype_j‖)
+        prediction = classifier · p + (1 − classifier) (history · P(k; h) + (1 − history) · P(k; q))
 
-    f is the map whose 1×1 convolution gives the classifier's logits, p their probabilities; a pixel is of the class
-    with the largest. The first q_k is h_k; a class that the image has no confident pixel of keeps h_k, and one that had
-    none yet has `p̃_k = p_k`.
+    f is the map that the classifier is given, p its probabilities; a pixel is of the class with the largest. The first
+    q_k is h_k; a class that the image has no confident pixel of keeps h_k. A class without a prototype has no share in
+    P, the distance is Euclidean, its temperature 1.
 
     Adapts: no parameter; the state is h.
     Predicts: after h has taken the image in. `predict` uses h as it is, with the image's own q, so that it repeats the
         step's prediction.
-    Differs from the paper: there the shares of the prototypes in the prediction and of h in its update are the numbers,
-        0.8 and 0.1, here their complements. That `history` is the stream's share, and cosines without a temperature,
-        are our choice. A channel of a sigmoid task has two prototypes, off and on. A batch counts once.
+    Differs from the reference code (read in full, as released in 2023): from the second image on that updates h with
+        the ground truth of the image that it then predicts, here with the confident pixels that q is made of, as it
+        does for the first; so its tables are no measure for this. Where no class has a prototype it divides by zero,
+        here the classifier is asked. Its f is the input of a dilated convolution at an eighth of the size, here
+        of a 1×1 convolution at the finest one. Our choice: a channel of a sigmoid task has two prototypes, off and on,
+        and a batch counts once.
 
     Args:
         model: a `jaxtta.models.Model` with batch norm.
         task: what is segmented.
-        statistics: the source's share of the statistics, from 0 to 1.
-        history: share of the stream's prototype beside the image's.
-        classifier: the classifier's share of the prediction.
-        confidence: probability from which a pixel counts for a prototype.
-        momentum: share of a new image in the stream's prototypes, which by the paper forget fast.
+        statistics: the source's share of the statistics, from 0 to 1; the release's 0.8.
+        history: share of the prediction by the stream's prototypes beside that by the image's; the release's 0.8.
+        classifier: the classifier's share of the prediction; the release's 0.2.
+        confidence: probability from which a pixel counts for a prototype; the release's 0.9.
+        momentum: share of a new image in the stream's prototypes; the release's 0.1.
 
     Returns:
         A method whose info holds `confident`, the share of decisions that count for a prototype.
@@ -102,15 +106,13 @@ def diga(
         return fused(state, *apply(source, images))
 
     def fused(state: DigaState, features: Array, logarithms: Array) -> Array:
-        own, there = _prototypes(features, logarithms, confidence)
-        mixed = jnp.where(state.known[..., None], history * state.prototypes + (1 - history) * own, own)
-        prototypes = jnp.where(there[..., None], mixed, state.prototypes)
-        nearest = _by_prototypes(features, jnp.exp(logarithms), prototypes, state.known | there)
-        # Logarithms of the two parts are added as such: a probability next to 1 keeps the logit that it has.
-        least = jnp.finfo(nearest.dtype).tiny
-        weights = [float(np.log(max(share, 1e-30))) for share in (classifier, 1 - classifier)]
-        both = jnp.logaddexp(logarithms + weights[0], jnp.log(jnp.maximum(nearest, least)) + weights[1])
-        return both[..., 0, :] if task.activation == "softmax" else both[..., 1] - both[..., 0]
+        of_stream = _by_distance(features, logarithms, *state)
+        of_image = _by_distance(features, logarithms, *_prototypes(features, logarithms, confidence))
+        weights = (classifier, (1 - classifier) * history, (1 - classifier) * (1 - history))
+        parts = [part + math.log(w) for w, part in zip(weights, (logarithms, of_stream, of_image)) if w > 0]
+        # Logarithms of the parts are added as such: a probability next to 1 keeps the logit that it has.
+        mixed = jnp.maximum(functools.reduce(jnp.logaddexp, parts), math.log(jnp.finfo(logarithms.dtype).tiny))
+        return mixed[..., 0, :] if task.activation == "softmax" else mixed[..., 1] - mixed[..., 0]
 
     return Method(init, step, predict, lambda state: ())
 
@@ -130,12 +132,11 @@ def _confident(logarithms: Array, confidence: float) -> Array:
     return (probabilities >= confidence) & (probabilities == jnp.max(probabilities, axis=-1, keepdims=True))
 
 
-def _by_prototypes(features: Array, probabilities: Array, prototypes: Array, known: Array) -> Array:
-    """Probabilities by the cosine to the prototypes; a choice without a prototype keeps its own."""
-    tiny = float(jnp.finfo(features.dtype).tiny) ** 0.5
-    directions = [x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), tiny) for x in (features, prototypes)]
-    cosines = jnp.einsum("...f,dcf->...dc", *directions, precision="highest")
-    weights = jnp.where(known, jnp.exp(cosines), 0)
-    kept = jnp.where(known, 0, probabilities)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    return kept + (1 - jnp.sum(kept, axis=-1, keepdims=True)) * weights / jnp.where(total > 0, total, 1)
+def _by_distance(features: Array, logarithms: Array, prototypes: Array, known: Array) -> Array:
+    """Log-probabilities of each decision's choices by the distance to their prototypes; those of the classifier where
+    no choice has one.
+    """
+    distances = jnp.linalg.norm(features.reshape(-1, 1, 1, features.shape[-1]) - prototypes[None], axis=-1)
+    some = jnp.any(known, axis=-1, keepdims=True)
+    weights = jax.nn.log_softmax(jnp.where((known | ~some)[None], -distances, -jnp.inf), axis=-1)
+    return jnp.where(some[None], weights, logarithms.reshape(distances.shape)).reshape(logarithms.shape)
