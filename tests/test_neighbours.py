@@ -1,17 +1,20 @@
 """SicTTA, DLTTA and the banks they search: what each of them is defined by, by hand in NumPy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sure import dice, sure
 from toys import all_finite, assert_trees_close, pictures, toy
 
-from jaxtta import stats, style
+from jaxtta import stats
 from jaxtta.core import InputError, Task, combine, norm_affine, partition
 from jaxtta.methods import neighbours as banks
 from jaxtta.methods.dltta import _discrepancy, dltta
-from jaxtta.methods.sictta import sictta
+from jaxtta.methods.sictta import _density, _exclusive, sictta
 from jaxtta.methods.tent import tent
 from jaxtta.models.heads import FEATURES
 
@@ -36,94 +39,117 @@ def along(method, source, images):
 
 
 def varied(*shape, seed=0):
-    """Images of unlike brightness and contrast, so that they differ in features and consistency."""
+    """Images of unlike brightness and contrast, so that they differ in features and density."""
     rng = np.random.default_rng(seed)
     ends = np.sort(rng.random((2, shape[0], *(1,) * (len(shape) - 1)), np.float32), axis=0)
     return ends[0] + (ends[1] - ends[0]) * pictures(*shape, seed=seed)
 
 
-def features_of(outputs):
-    return np.float64(outputs[FEATURES]).reshape(-1, outputs[FEATURES].shape[-1]).mean(0)
+def cosine(a, b):
+    a, b = np.float64(a).ravel(), np.float64(b).ravel()
+    return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
 
 
 def nearest_by_hand(keys, key, number):
-    return np.argsort([np.square(key - other).sum() for other in keys])[:number]
+    """The cosines of the nearest and which they are, the nearest first."""
+    cosines = np.array([cosine(key, other) for other in keys])
+    order = np.argsort(-cosines)[:number]
+    return cosines[order], order
+
+
+def softmax(values):
+    powers = np.exp(values - np.max(values))
+    return powers / powers.sum()
 
 
 def test_a_bank_keeps_the_newest_and_finds_the_nearest():
-    entries = np.random.default_rng(0).random((7, 5), np.float32)
-    bank, count, key = banks.empty(jnp.zeros(5), 4), jnp.int32(0), jnp.full(5, 0.5)
-    assert not np.any(banks.nearest(bank, key, count, 2))
+    entries = np.random.default_rng(0).normal(size=(7, 5, 2)).astype(np.float32)
+    bank, count, key = banks.empty(jnp.zeros((5, 2)), 4), jnp.int32(0), jnp.full((5, 2), 0.5)
+    assert not np.any(banks.filled(bank, count))
     for number, entry in enumerate(entries, start=1):
         bank, count = banks.put(bank, jnp.asarray(entry), count), count + 1
         held = entries[max(0, number - 4) : number]
-        got = banks.mean(bank, banks.nearest(bank, key, count, 2))
-        np.testing.assert_allclose(got, held[nearest_by_hand(held, 0.5, 2)].mean(0), rtol=1e-6)
+        cosines, places = banks.nearest(bank, key, banks.filled(bank, count), 2)
+        expected, order = nearest_by_hand(held, key, 2)
+        np.testing.assert_allclose(cosines[: len(held)], expected, atol=1e-6)
+        np.testing.assert_array_equal(cosines[len(held) :], -2)
+        np.testing.assert_array_equal(bank[places[: len(held)]], held[order])
+    weights = jnp.asarray([0.25, 0.75])
+    np.testing.assert_allclose(banks.mean(bank, places, weights), np.average(held[order], 0, weights), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("dimensions", "activation"), TASKS)
-def test_sictta_chooses_recalls_and_normalises_by_its_definition(dimensions, activation, float64):
-    """In float64: in float32 the consistencies of a random network equal their mean but for rounding."""
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_the_density_is_the_entropy_of_the_classes_similarities(activation):
+    task = Task(2 if activation == "sigmoid" else 3, activation)
+    logits = np.random.default_rng(2).normal(size=(1, 16, 16, task.classes)).astype(np.float32)
+    logits = -np.sort(-logits, axis=-1) if activation == "sigmoid" else logits  # nested
+    got = np.float64(_exclusive(task, jnp.asarray(logits)))
+    if activation == "sigmoid":
+        disc, cup = np.moveaxis(1 / (1 + np.exp(-np.float64(logits.reshape(-1, 2)))), -1, 0)
+        np.testing.assert_allclose(got, np.stack([1 - disc, disc - cup, cup], -1), atol=1e-6)
+    rows = got[np.asarray(jax.random.choice(KEY, 256, (200,), replace=False))]
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    similar = np.array([softmax(row) for row in rows.T @ rows])
+    expected = -(similar * np.log(similar)).sum(1).mean()
+    np.testing.assert_allclose(_density(KEY, jnp.asarray(got, jnp.float32)), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_density_of_classes_apart_is_below_that_of_one_class_and_of_doubt():
+    apart, one, doubt = np.eye(3)[np.arange(600) % 3], np.eye(3)[np.zeros(600, int)], np.full((600, 3), 1 / 3)
+    small, uniform, most = (float(_density(KEY, jnp.asarray(p, jnp.float32))) for p in (apart, one, doubt))
+    assert small < 1e-6 < uniform < most
+    np.testing.assert_allclose([uniform, most], [2 / 3 * math.log(3), math.log(3)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dimensions", "activation", "share"), [(2, "sigmoid", 0.5), (3, "softmax", 0.7)])
+def test_sictta_chooses_recalls_and_blends_by_its_definition(dimensions, activation, share, float64):
     model, task, source, space = toy(dimensions, activation)
-    images = varied(6, 2, *space, model.channels)
+    images = varied(9, 2, *space, model.channels)
     source, images = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (source, images))
-    history = along(sictta(model, task, pool=3, neighbours=2), source, images)
+    history = along(sictta(model, task, pool=3, neighbours=2, share=share), source, images)
 
-    def probabilities(image):
-        outputs, _ = model.apply(source._asdict(), image, stats=stats.source(), heads=("segmentation", FEATURES))
-        return np.float64(task.probabilities(outputs["segmentation"])[..., task.foreground]), features_of(outputs)
+    def apply(image, policy, heads, **options):
+        return model.apply(source._asdict(), image, stats=policy, heads=heads, **options)[0]
 
-    def own_moments(image, recalled):
-        """The logits with moments half way as told, and the image's own ones in each layer on that way."""
-        memory = jax.tree.map(jnp.asarray, recalled)
-        return model.apply({**source._asdict(), "memory": memory}, image, stats=averaged)
+    pool, densities, entries = [], [], []
+    for image, (_, output) in zip(images, history):
+        logits = apply(image, stats.source(), ("segmentation",))["segmentation"]
+        feature = apply(image, stats.image(), (FEATURES,))[FEATURES]
+        expected, similarity = logits, 0
+        if pool:
+            cosines, order = nearest_by_hand([f for _, f in pool], feature, 2)
+            similarity = cosines.mean()
+            near = sum(w * pool[i][1] for w, i in zip(softmax(cosines), order))
+            blended = (1 - similarity) * feature + similarity * near
+            joint = jnp.concatenate([image, *(pool[i][0] for i in order)])
 
-    share = {"image": 1.0}
+            def blend(deepest, blended=blended):
+                return jnp.concatenate([blended, deepest[2:]])
 
-    def mix(image, source_, recalled):
-        a = share["image"]
-        mean, variance = (a * x + (1 - a) * y for x, y in zip((image.mean, image.variance), recalled))
-        return image._replace(mean=mean, variance=variance), (image.mean, image.variance)
-
-    averaged = stats.Policy(lambda layer: (layer.mean, layer.variance), mix)
-    blank = stats.initial_memory(averaged, source.batch_stats)
-    pool, seen, entries = [], [], []
-    for image, (state, output) in zip(images, history):
-        plain, key = probabilities(image)
-        dices = []
-        for factor in (0.5, 1.5):
-            factors = jnp.full((image.shape[0], image.shape[-1]), factor)
-            changed, _ = probabilities(style.contrast(image, factors))
-            over = tuple(range(1, dimensions + 1))
-            dices.append(2 * (plain * changed).sum(over) / ((plain**2).sum(over) + (changed**2).sum(over)))
-        seen.append(np.mean(dices))
-        chosen = nearest_by_hand([k for k, _ in pool], key, 2) if pool else []
-        share["image"] = 1 / (1 + len(chosen))
-        near = [pool[i][1] for i in chosen]
-        recalled = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *near) if near else blank
-        outputs, moments = own_moments(image, recalled)
-        np.testing.assert_allclose(output.info["consistency"], seen[-1], atol=1e-12)
-        np.testing.assert_allclose(output.logits, outputs["segmentation"], atol=1e-9)
-        margin = seen[-1] - np.mean(seen)
-        assert len(seen) == 1 or abs(margin) > 1e-9, "too close to tell: rounding would choose"
-        entries.append(margin >= -1e-12)
-        assert bool(output.info["entered"]) == entries[-1] and int(state.entered) == sum(entries)
-        if entries[-1]:
-            pool = [*pool, (key, moments)][-3:]
-    assert 1 < sum(entries) < len(entries), "the stream has to show both kinds of images"
+            expected = apply(joint, stats.image(), ("segmentation",), deepest=blend)["segmentation"][:2]
+        np.testing.assert_allclose(output.logits, expected, atol=1e-9)
+        np.testing.assert_allclose(output.info["similarity"], similarity, atol=1e-9)
+        densities.append(float(_density(KEY, _exclusive(task, logits))))
+        np.testing.assert_allclose(output.info["density"], densities[-1], rtol=1e-6)
+        last = sorted(densities[-3:])
+        lowest = int(len(last) * max(share, 1 - len(pool) / 2))
+        entries.append(densities[-1] in last[:lowest])
+        assert bool(output.info["entered"]) == entries[-1]
+        pool = [*pool, (image, feature)][-3:] if entries[-1] else pool
+    assert len(pool) == 3 and 3 < sum(entries) < len(entries), "the pool has to overflow, and to refuse"
 
 
-def test_sictta_without_a_pool_has_the_statistics_of_the_image_and_keeps_the_source():
+def test_sictta_without_a_pool_predicts_with_the_source_and_keeps_it():
     model, task, source, space = toy()
     image = pictures(1, *space, 3)
     before = jax.tree.map(np.array, source)
     method = sictta(model, task)
-    expected = model.apply(source._asdict(), image, stats=stats.image())[0]["segmentation"]
-    [(state, output)] = along(method, source, [image])
+    expected = model.apply(source._asdict(), image, stats=stats.source())[0]["segmentation"]
+    [(_, output)] = along(method, source, [image])
     np.testing.assert_allclose(output.logits, expected, atol=1e-5)
     np.testing.assert_allclose(method.predict(source, method.init(source, image), image), expected, atol=1e-5)
     assert_trees_close(source, before)
-    assert not {part for part in state._fields if part in ("adapted", "optimiser")}
+    assert output.info["entered"] == 1, "the first image is the most compact so far"
 
 
 def test_sictta_with_neighbours_predicts_again_what_the_step_did():
@@ -134,6 +160,23 @@ def test_sictta_with_neighbours_predicts_again_what_the_step_did():
         np.testing.assert_allclose(method.predict(source, state, image), output.logits, atol=1e-5)
 
 
+def test_sictta_takes_in_some_of_a_sure_source_and_lets_them_count(optimised):
+    """The first until there are five or nearly so, then one in ten; contrast said nothing of a sure source."""
+    model, task, source, images, labels = sure()
+    history = along(sictta(model, task), source, images)
+    entered = np.array([float(output.info["entered"]) for _, output in history])
+    densities = [float(output.info["density"]) for _, output in history]
+    assert entered[0] == 1 and 3 <= entered.sum() <= 6
+    taken = np.mean([d for d, e in zip(densities, entered) if e])
+    assert taken < 0.7 * np.mean(densities)
+    similarities = [float(output.info["similarity"]) for _, output in history]
+    assert similarities[0] == 0 and min(similarities[1:]) > 0.5 and max(similarities) < 1
+    plain = jax.jit(lambda image: model.apply(source._asdict(), image, stats=stats.image())[0]["segmentation"])
+    pairs = [(output.logits, plain(image)) for (_, output), image in zip(history, images)]
+    scores = np.array([[dice(task, logits, mask) for logits in pair] for pair, mask in zip(pairs, labels)])
+    assert np.abs(scores[:, 0] - scores[:, 1]).mean() > 2, "it equals the statistics of the image"
+
+
 @pytest.mark.parametrize("norm", ["instance", "group"])
 def test_sictta_refuses_networks_without_batch_norm(norm):
     model, task, _, _ = toy(2, norm=norm)
@@ -141,11 +184,11 @@ def test_sictta_refuses_networks_without_batch_norm(norm):
         sictta(model, task)
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, float("nan")])
-def test_a_contrast_that_cannot_be_says_what_is_expected(value):
+@pytest.mark.parametrize("value", [0.0, 1.5, float("nan")])
+def test_a_share_that_cannot_be_says_what_is_expected(value):
     model, task, _, _ = toy()
-    with pytest.raises(InputError, match=f"contrast is {value!r}; expected a change"):
-        sictta(model, task, contrast=value)
+    with pytest.raises(InputError, match=f"share is {value!r}; expected a share"):
+        sictta(model, task, share=value)
 
 
 @pytest.mark.parametrize(("factory", "name"), [(sictta, "pool"), (dltta, "bank")])
@@ -171,6 +214,14 @@ def test_the_discrepancy_is_the_mean_of_both_divergences(activation):
     assert np.isfinite(_discrepancy(task, jnp.zeros((2, 3)), jnp.ones((2, 3))))
 
 
+def features_of(outputs):
+    return np.float64(outputs[FEATURES]).reshape(-1, outputs[FEATURES].shape[-1]).mean(0)
+
+
+def nearest_by_distance(keys, key, number):
+    return np.argsort([np.square(key - other).sum() for other in keys])[:number]
+
+
 @pytest.mark.parametrize(("dimensions", "activation"), TASKS)
 def test_dltta_scales_the_update_of_tent_by_the_discrepancy(dimensions, activation):
     model, task, source, space = toy(dimensions, activation)
@@ -188,7 +239,7 @@ def test_dltta_scales_the_update_of_tent_by_the_discrepancy(dimensions, activati
         coarse = np.asarray(jax.image.resize(probabilities, (2, *cells, task.classes), "linear"), np.float64).mean(0)
         key, factor = features_of(outputs), 1.0
         if len(bank) >= 2:
-            near = nearest_by_hand([k for k, _ in bank], key, 2)
+            near = nearest_by_distance([k for k, _ in bank], key, 2)
             factor = float(_discrepancy(task, jnp.asarray(coarse), jnp.asarray(np.mean([bank[i][1] for i in near], 0))))
         np.testing.assert_allclose(output.info["rate_factor"], factor, rtol=2e-3)
         np.testing.assert_allclose(output.info["loss"], told.info["loss"], rtol=1e-4)

@@ -33,7 +33,7 @@ EXPECTED = {
     "vptta": (2, 1),
     "diga": (1, 0),
     "domain_adaptor": (3, 1),
-    "sictta": (4, 0),
+    "sictta": (8, 0),  # the source, the deepest map alone, six images together
     "dltta": (2, 1),
     "cotta": (16, 1),  # the source, the student, and twice the teacher with its six views
     "rotta": (10, 4),  # four images of the bank, twice, beside the image

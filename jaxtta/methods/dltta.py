@@ -92,8 +92,8 @@ def dltta(
     def step(key: Key, source: Source, state: DlttaState, images: Array):
         gradient_of = jax.value_and_grad(entropy, has_aux=True)
         (loss, (features, prediction)), gradient = gradient_of(state.adapted, source, images)
-        weights = banks.nearest(state.features, features, state.entered, neighbours)
-        discrepancy = _discrepancy(task, prediction, banks.mean(state.predictions, weights))
+        weights = _nearest(state.features, features, state.entered, neighbours)
+        discrepancy = _discrepancy(task, prediction, _mean(state.predictions, weights))
         factor = jnp.where(state.entered >= neighbours, discrepancy, jnp.ones_like(discrepancy))
         updates, opt = optimiser.update(gradient, state.optimiser, state.adapted)
         updates = jax.tree.map(lambda update: factor.astype(update.dtype) * update, updates)
@@ -115,3 +115,25 @@ def _discrepancy(task: Task, first: Array, second: Array) -> Array:
     logarithms = (jnp.log(jnp.maximum(p, LEAST)) for p in (first, second))
     one, other = logarithms
     return jnp.mean(jnp.sum((first - second) * (one - other), axis=-1)) / 2
+
+
+def _nearest(keys: Array, query: Array, count: Array, neighbours: int) -> Array:
+    """Weights `[entries]` that give the mean of the entries nearest to a query: alike for these, else 0.
+
+    Args:
+        keys: of the bank, `[entries, channels]`; compared by their Euclidean distance.
+        query: what they are compared with, `[channels]`.
+        count: how many entries were put in; places not yet filled have weight 0, all of them in an empty bank.
+        neighbours: how many entries to take, fewer as long as the bank has fewer.
+    """
+    filled = jnp.arange(len(keys), dtype=count.dtype) < count
+    distances = jnp.where(filled, jnp.sum(jnp.square(keys - query[None]), axis=-1), jnp.inf)
+    _, places = jax.lax.top_k(-distances, neighbours)
+    chosen = jnp.zeros(len(keys), keys.dtype).at[places].set(1)
+    chosen = jnp.where(filled, chosen, 0)
+    return chosen / jnp.maximum(jnp.sum(chosen), 1)
+
+
+def _mean(bank: Any, weights: Array) -> Any:
+    """The weighted mean of a bank's entries."""
+    return jax.tree.map(lambda kept: jnp.tensordot(weights.astype(kept.dtype), kept, 1, precision="highest"), bank)

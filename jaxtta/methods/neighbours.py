@@ -27,28 +27,32 @@ def empty(entry: Tree, entries: int) -> Tree:
     return jax.tree.map(lambda leaf: jnp.zeros((entries, *leaf.shape), leaf.dtype), entry)
 
 
+def filled(bank: Tree, count: Array) -> Array:
+    """Which places of a bank hold an entry, `count` having been put in."""
+    return jnp.arange(len(jax.tree.leaves(bank)[0]), dtype=count.dtype) < count
+
+
 def put(bank: Tree, entry: Tree, count: Array) -> Tree:
     """The bank with the entry in the place of the oldest, `count` entries having been put in before."""
     return jax.tree.map(lambda kept, new: kept.at[count % len(kept)].set(new), bank, entry)
 
 
-def nearest(keys: Array, query: Array, count: Array, neighbours: int) -> Array:
-    """Weights `[entries]` that give the mean of the entries nearest to a query: alike for these, else 0.
+def nearest(keys: Array, query: Array, filled: Array, neighbours: int) -> tuple[Array, Array]:
+    """The entries of a bank with the largest cosines to a query: the cosines and the places `[neighbours]`, the nearest
+    first; places that are not filled come last, with −2 for a cosine.
 
     Args:
-        keys: of the bank, `[entries, channels]`; compared by their Euclidean distance.
-        query: what they are compared with, `[channels]`.
-        count: how many entries were put in; places not yet filled have weight 0, all of them in an empty bank.
-        neighbours: how many entries to take, fewer as long as the bank has fewer.
+        keys: of the bank, `[entries, ...]`, each compared as one long vector.
+        query: what they are compared with, of the shape of a key.
+        filled: which places are, `[entries]`.
+        neighbours: how many entries to take.
     """
-    filled = jnp.arange(len(keys), dtype=count.dtype) < count
-    distances = jnp.where(filled, jnp.sum(jnp.square(keys - query[None]), axis=-1), jnp.inf)
-    _, places = jax.lax.top_k(-distances, neighbours)
-    chosen = jnp.zeros(len(keys), keys.dtype).at[places].set(1)
-    chosen = jnp.where(filled, chosen, 0)
-    return chosen / jnp.maximum(jnp.sum(chosen), 1)
+    keys, query = keys.reshape(len(keys), -1), query.reshape(-1)
+    lengths = jnp.linalg.norm(keys, axis=1) * jnp.linalg.norm(query)
+    cosines = jnp.sum(keys * query[None], axis=1) / jnp.maximum(lengths, jnp.finfo(lengths.dtype).tiny)
+    return tuple(jax.lax.top_k(jnp.where(filled, cosines, -2), neighbours))
 
 
-def mean(bank: Tree, weights: Array) -> Tree:
-    """The weighted mean of a bank's entries."""
-    return jax.tree.map(lambda kept: jnp.tensordot(weights.astype(kept.dtype), kept, 1, precision="highest"), bank)
+def mean(bank: Array, places: Array, weights: Array) -> Array:
+    """The mean of the entries at some places, with weights that add up to 1."""
+    return jnp.tensordot(weights, bank[places], 1, precision="highest")

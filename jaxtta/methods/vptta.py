@@ -148,13 +148,8 @@ def _amplitude(images: Array, block: tuple[slice, ...]) -> Array:
 
 def _recalled(state: VpttaState, amplitude: Array, neighbours: int) -> Array:
     """The prompt to start from: out of the bank, or ones."""
-    keys, key = state.keys.reshape(len(state.keys), -1), amplitude.reshape(-1)
-    lengths = jnp.linalg.norm(keys, axis=1) * jnp.linalg.norm(key)
-    cosines = jnp.sum(keys * key[None], axis=1) / jnp.maximum(lengths, jnp.finfo(lengths.dtype).tiny)
-    filled = jnp.arange(len(keys), dtype=jnp.int32) < state.seen
-    cosines = jnp.where(filled, cosines, -2)  # an empty place is the last to be taken
-    nearest, places = jax.lax.top_k(cosines, neighbours)
-    mean = jnp.tensordot(jax.nn.softmax(nearest / TEMPERATURE), state.prompts[places], 1, precision="highest")
+    cosines, places = banks.nearest(state.keys, amplitude, banks.filled(state.keys, state.seen), neighbours)
+    mean = banks.mean(state.prompts, places, jax.nn.softmax(cosines / TEMPERATURE))
     return jnp.where(state.seen >= neighbours, mean, jnp.ones_like(mean))
 
 
