@@ -13,7 +13,7 @@ from toys import all_finite, assert_trees_close, pictures, toy
 from jaxtta import stats
 from jaxtta.core import InputError, Task, combine, norm_affine, partition
 from jaxtta.methods import neighbours as banks
-from jaxtta.methods.dltta import _discrepancy, dltta
+from jaxtta.methods.dltta import _divergence, dltta
 from jaxtta.methods.sictta import _density, _exclusive, sictta
 from jaxtta.methods.tent import tent
 from jaxtta.models.heads import FEATURES
@@ -191,6 +191,13 @@ def test_a_share_that_cannot_be_says_what_is_expected(value):
         sictta(model, task, share=value)
 
 
+@pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
+def test_a_temperature_that_cannot_be_says_what_is_expected(value):
+    model, task, _, _ = toy()
+    with pytest.raises(InputError, match=f"temperature is {value!r}; expected a positive number"):
+        dltta(model, task, temperature=value)
+
+
 @pytest.mark.parametrize(("factory", "name"), [(sictta, "pool"), (dltta, "bank")])
 @pytest.mark.parametrize("value", [0, 2.5])
 def test_banks_that_cannot_be_say_what_is_expected(factory, name, value):
@@ -202,51 +209,68 @@ def test_banks_that_cannot_be_say_what_is_expected(factory, name, value):
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_the_discrepancy_is_the_mean_of_both_divergences(activation):
+def test_the_divergence_is_the_sum_of_both(activation):
     task = Task(3, activation)
-    logits = np.random.default_rng(1).normal(size=(2, 4, 4, 3))
+    logits = np.random.default_rng(1).normal(size=(2, 4, 4, 3)).astype(np.float32)
     p, q = (np.asarray(task.probabilities(jnp.asarray(x)), np.float64) for x in logits)
-    pairs = [(p, q)] if activation == "softmax" else [(np.stack([1 - p, p], -1), np.stack([1 - q, q], -1))]
-    [(a, b)] = pairs
-    expected = 0.5 * ((a * np.log(a / b)).sum(-1) + (b * np.log(b / a)).sum(-1)).mean()
-    np.testing.assert_allclose(_discrepancy(task, jnp.asarray(p), jnp.asarray(q)), expected, rtol=1e-5)
-    assert _discrepancy(task, jnp.asarray(p), jnp.asarray(p)) == 0
-    assert np.isfinite(_discrepancy(task, jnp.zeros((2, 3)), jnp.ones((2, 3))))
-
-
-def features_of(outputs):
-    return np.float64(outputs[FEATURES]).reshape(-1, outputs[FEATURES].shape[-1]).mean(0)
-
-
-def nearest_by_distance(keys, key, number):
-    return np.argsort([np.square(key - other).sum() for other in keys])[:number]
+    a, b = (p, q) if activation == "softmax" else (np.stack([1 - p, p], -1), np.stack([1 - q, q], -1))
+    expected = ((a * np.log(a / b)).sum(-1) + (b * np.log(b / a)).sum(-1)).mean()
+    np.testing.assert_allclose(_divergence(task, *map(jnp.asarray, logits)), expected, rtol=1e-5)
+    assert _divergence(task, *map(jnp.asarray, (logits[0], logits[0]))) == 0
+    assert np.isfinite(_divergence(task, jnp.full((2, 3), -1e3), jnp.full((2, 3), 1e3)))
 
 
 @pytest.mark.parametrize(("dimensions", "activation"), TASKS)
-def test_dltta_scales_the_update_of_tent_by_the_discrepancy(dimensions, activation):
+@pytest.mark.parametrize("exponential", [True, False])
+def test_dltta_scales_the_update_of_tent_by_the_divergence(dimensions, activation, exponential):
     model, task, source, space = toy(dimensions, activation)
-    images = varied(5, 2, *space, model.channels)
-    history = along(dltta(model, task, bank=3, neighbours=2, optimiser=SGD), source, images)
+    images = varied(6, 2, *space, model.channels)
+    options = {"bank": 3, "neighbours": 2, "exponential": exponential, "optimiser": SGD}
+    history = along(dltta(model, task, **options), source, images)
     plain, adapted, bank = tent(model, task, optimiser=SGD), None, []
-    for image, (state, output) in zip(images, history):
+
+    def looked_at(adapted, image):
+        variables = {**source._asdict(), "params": combine(adapted, source.params)}
+        outputs, _ = model.apply(variables, image, stats=stats.image(), heads=("segmentation", FEATURES))
+        return outputs["segmentation"], outputs[FEATURES]
+
+    for number, (image, (state, output)) in enumerate(zip(images, history)):
         before = plain.init(source, image)
         before = before if adapted is None else before._replace(adapted=adapted)
         after, told = jax.jit(plain.step)(KEY, source, before, image)
-        variables = {**source._asdict(), "params": combine(before.adapted, source.params)}
-        outputs, _ = model.apply(variables, image, stats=stats.image(), heads=("segmentation", FEATURES))
-        probabilities = np.float64(task.probabilities(outputs["segmentation"]))
-        cells = outputs[FEATURES].shape[1:-1]
-        coarse = np.asarray(jax.image.resize(probabilities, (2, *cells, task.classes), "linear"), np.float64).mean(0)
-        key, factor = features_of(outputs), 1.0
-        if len(bank) >= 2:
-            near = nearest_by_distance([k for k, _ in bank], key, 2)
-            factor = float(_discrepancy(task, jnp.asarray(coarse), jnp.asarray(np.mean([bank[i][1] for i in near], 0))))
+        logits, key = looked_at(before.adapted, image)
+        factor = 1.0
+        if number > 2:
+            cosines, order = nearest_by_hand([k for k, _ in bank], key, 2)
+            near = sum(w * bank[i][1] for w, i in zip(softmax(cosines / 0.2), order))
+            divergence = float(_divergence(task, logits / 4, jnp.asarray(near, jnp.float32)))
+            factor = math.exp(divergence) if exponential else divergence / 2
         np.testing.assert_allclose(output.info["rate_factor"], factor, rtol=2e-3)
         np.testing.assert_allclose(output.info["loss"], told.info["loss"], rtol=1e-4)
         expected = jax.tree.map(lambda new, old, by=factor: old + by * (new - old), after.adapted, before.adapted)
         assert_trees_close(state.adapted, expected, atol=2e-5)
-        bank, adapted = [*bank, (key, coarse)][-3:], state.adapted
+        adapted = state.adapted
+        logits, key = looked_at(adapted, image)
+        np.testing.assert_allclose(output.logits, logits, atol=1e-4)
+        bank = [*bank, (np.float64(key), np.float64(logits))][-3:]
     assert len({float(output.info["rate_factor"]) for _, output in history}) == 4
+
+
+def test_the_rate_of_dltta_does_not_collapse_on_a_sure_source(optimised):
+    """Without the temperature a sure source agrees with itself: the factor falls to a few hundredths."""
+    model, task, source, images, _ = sure()
+    factors, moved = [], []
+    first = partition(source.params, norm_affine)[0]
+    for options in ({}, {"temperature": 1.0, "exponential": False}):
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a number to an integer power
+            history = along(dltta(model, task, **options), source, images)
+        factors.append([float(output.info["rate_factor"]) for _, output in history])
+        shifts = jax.tree.map(lambda a, b: jnp.mean(jnp.abs(a - b)), history[-1][0].adapted, first)
+        moved.append(float(np.mean(jax.tree.leaves(shifts))))
+    published, collapsed = (np.array(values) for values in factors)
+    assert set(published[:9]) == set(collapsed[:9]) == {1.0}
+    assert published[9:].min() > 1.5 and published[9:].max() < 4 and collapsed[9:].max() < 0.15
+    assert moved[0] > 1.3 * moved[1] > 0 and moved[0] > 1e-3, "sixteen images move the affines by a rate or more"
 
 
 @pytest.mark.parametrize("norm", ["instance", "group"])
