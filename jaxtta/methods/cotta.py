@@ -61,8 +61,8 @@ def cotta(
         classification it averages all or nothing, by the mean confidence of the image against 0.9, and takes soft
         labels.) Its views are seven scales, each with its mirror image; ours are those of `views.possible`, which map
         back exactly. The loss of a sigmoid task is the binary cross entropy, the mean over its channels. Its rate is
-        7.5e-6, for street scenes, reported by users as far too small. Over 16 images no rate from there to 3e-4 moved the
-        teacher enough to tell (a hundredth of a Dice point): 1e-4 is our choice.
+        7.5e-6, for street scenes, reported by users as far too small. Over 16 images no rate from there to 3e-4 moved
+        the teacher enough to tell (a hundredth of a Dice point): 1e-4 is our choice.
 
     Args:
         model: a `jaxtta.models.Model`.
