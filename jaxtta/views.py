@@ -8,6 +8,7 @@ spacing whatever it is, quarter turns only where height and width have the same 
 holds the strong style.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,24 +38,9 @@ class Geometric(NamedTuple):
     swaps: bool = False
 
 
-def _reverse_width(images: Array) -> Array:
-    return jnp.flip(images, WIDTH)
-
-
-def _reverse_height(images: Array) -> Array:
-    return jnp.flip(images, HEIGHT)
-
-
-def _reverse_both(images: Array) -> Array:
-    return jnp.flip(images, (HEIGHT, WIDTH))
-
-
-def _reverse_depth(images: Array) -> Array:
-    return jnp.flip(images, DEPTH)
-
-
-def _as_it_is(images: Array) -> Array:
-    return images
+def _reversal(name: str, axes: int | tuple[int, ...]) -> Geometric:
+    reverse = functools.partial(jnp.flip, axis=axes)
+    return Geometric(name, reverse, reverse)
 
 
 def _reverse_width_and_swap(images: Array) -> Array:
@@ -66,10 +52,10 @@ def _swap_and_reverse_width(images: Array) -> Array:
 
 
 GEOMETRIC: tuple[Geometric, ...] = (
-    Geometric("horizontal_flip", _reverse_width, _reverse_width),
-    Geometric("vertical_flip", _reverse_height, _reverse_height),
+    _reversal("horizontal_flip", WIDTH),
+    _reversal("vertical_flip", HEIGHT),
     Geometric("rotate_90", _reverse_width_and_swap, _swap_and_reverse_width, swaps=True),
-    Geometric("rotate_180", _reverse_both, _reverse_both),
+    _reversal("rotate_180", (HEIGHT, WIDTH)),
     Geometric("rotate_270", _swap_and_reverse_width, _reverse_width_and_swap, swaps=True),
 )
 """The five views of GraTa's teacher, in the order of its rotation labels 0 .. 4 (5 is the image itself).
@@ -78,8 +64,8 @@ Reference: Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation
 AAAI 2025.
 """
 
-DEPTH_FLIP = Geometric("depth_flip", _reverse_depth, _reverse_depth)
-IDENTITY = Geometric("identity", _as_it_is, _as_it_is)
+DEPTH_FLIP = _reversal("depth_flip", DEPTH)
+IDENTITY = Geometric("identity", lambda images: images, lambda images: images)
 
 
 def possible(task: Task, dimensions: int) -> tuple[Geometric, ...]:
