@@ -2,7 +2,8 @@
 
 `logits` and `target` are `[batch, *space, classes]`, 2-D or 3-D; the target holds the channels of `Task.channels`,
 boolean or float in 0 .. 1. A loss is a scalar in the dtype of the logits. For a sigmoid task each channel is a
-two-class problem of its own; for a softmax task the channels are exclusive and channel 0 is the background.
+two-class problem of its own; for a softmax task the channels are exclusive and channel 0 is the background. A loss
+raises InputError when the shapes of logits and target differ, or their channels are not the task's.
 """
 
 from __future__ import annotations
@@ -30,9 +31,6 @@ def dice_loss(task: Task, logits: Array, target: Array, *, smooth: float = 1.0, 
 
     Returns:
         A scalar in 0 .. 1.
-
-    Raises:
-        InputError: the shapes of logits and target differ, or their channels are not the task's.
 
     Reference: F. Milletari, N. Navab and S.-A. Ahmadi, "V-Net: Fully Convolutional Neural Networks for Volumetric
     Medical Image Segmentation", 3DV, 2016 (with squares in the denominator).
@@ -64,16 +62,8 @@ def cross_entropy(task: Task, logits: Array, target: Array) -> Array:
     A softmax task: categorical cross entropy, `-Σ t log p` over the classes (the background too), averaged over batch
     and space.
 
-    Args:
-        task: what is segmented.
-        logits: `[batch, *space, classes]`.
-        target: `[batch, *space, classes]`, boolean or float in 0 .. 1.
-
     Returns:
         A scalar, 0 or more, in nats.
-
-    Raises:
-        InputError: the shapes of logits and target differ, or their channels are not the task's.
     """
     target = _checked(task, logits, target)
     if task.activation == "sigmoid":
@@ -84,24 +74,11 @@ def cross_entropy(task: Task, logits: Array, target: Array) -> Array:
 def dice_and_cross_entropy(
     task: Task, logits: Array, target: Array, *, smooth: float = 1.0, per_class: bool = True
 ) -> Array:
-    """The sum of `dice_loss` and `cross_entropy`, each with weight one.
+    """The sum of `dice_loss` and `cross_entropy`, each with weight one; for the arguments see `dice_loss`.
 
     With `per_class=False` and a sigmoid task this is the loss of the source training released with VPTTA (Z. Chen et
     al., "Each Test Image Deserves A Specific Prompt: Continual Test-Time Adaptation for 2D Medical Image
     Segmentation", CVPR, 2024).
-
-    Args:
-        task: what is segmented.
-        logits: `[batch, *space, classes]`.
-        target: `[batch, *space, classes]`, boolean or float in 0 .. 1.
-        smooth: of the Dice loss.
-        per_class: of the Dice loss.
-
-    Returns:
-        A scalar, 0 or more.
-
-    Raises:
-        InputError: the shapes of logits and target differ, or their channels are not the task's.
     """
     dice = dice_loss(task, logits, target, smooth=smooth, per_class=per_class)
     return dice + cross_entropy(task, logits, target)

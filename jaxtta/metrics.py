@@ -1,11 +1,12 @@
 """Scores of a segmentation against its reference, in NumPy and SciPy.
 
 All but the calibration errors take the boolean masks `prediction` and `reference` of one class of one image,
-`[*space]`, 2-D or 3-D. Distances are in the unit of `spacing`, the size of a pixel along each axis of the array:
-millimetres, or pixels with `spacing=1.0`. The surface of a mask is the mask less its erosion by the cross
-(connectivity 1); beyond the array nothing is set, so a mask that touches the array's edge has a surface there. A
-distance is measured from a surface pixel to the nearest surface pixel of the other mask, as in MedPy. The surface
-distances of an empty mask are undefined: they are NaN, which the caller leaves out of a mean knowingly.
+`[*space]`, 2-D or 3-D, and raise ValueError for others. Distances are in the unit of `spacing`, the size of a pixel,
+one number for every axis of the array or one number an axis: millimetres, or pixels with `spacing=1.0`. The surface of
+a mask is the mask less its erosion by the cross (connectivity 1); beyond the array nothing is set, so a mask that
+touches the array's edge has a surface there. A distance is measured from a surface pixel to the nearest surface pixel
+of the other mask, as in MedPy. The surface distances of an empty mask are undefined: they are NaN, which the caller
+leaves out of a mean knowingly.
 """
 
 import math
@@ -44,15 +45,10 @@ def dice(prediction: Mask, reference: Mask, *, empty: float = math.nan) -> float
     """Dice similarity coefficient, `2 |P ∩ R| / (|P| + |R|)`.
 
     Args:
-        prediction: boolean mask `[*space]`.
-        reference: boolean mask `[*space]`.
         empty: the value where both masks are empty (the class is absent and was not found), where the equation is 0/0.
 
     Returns:
         A score in 0 .. 1; 0 if exactly one of the masks is empty.
-
-    Raises:
-        ValueError: the masks are not boolean, of one shape, and 2-D or 3-D.
 
     Reference: L. R. Dice, "Measures of the Amount of Ecologic Association Between Species", Ecology, 1945.
     """
@@ -66,13 +62,11 @@ def surface_distances(
     """All the surface distances from one pair of nearest-neighbour searches.
 
     Args:
-        prediction: boolean mask `[*space]`.
-        reference: boolean mask `[*space]`.
         spacing: size of a pixel, one number for every axis or one number an axis.
         definition: of the symmetric average, see `average_symmetric_surface_distance`.
 
     Raises:
-        ValueError: the masks are not boolean, of one shape, and 2-D or 3-D; a bad spacing; an unknown definition.
+        ValueError: an unknown definition, beside what the others raise.
     """
     if definition not in ("pooled", "mean"):
         raise ValueError(f"definition is {definition!r}; choose 'pooled' or 'mean'")
@@ -93,16 +87,8 @@ def average_surface_distance(prediction: Mask, reference: Mask, *, spacing: Spac
     `mean over p in ∂P of min over r in ∂R of |p - r|`. It does not see what the prediction missed; the symmetric
     average does.
 
-    Args:
-        prediction: boolean mask `[*space]`.
-        reference: boolean mask `[*space]`.
-        spacing: size of a pixel, one number for every axis or one number an axis.
-
     Returns:
         A distance in the unit of the spacing; NaN if either mask is empty.
-
-    Raises:
-        ValueError: the masks are not boolean, of one shape, and 2-D or 3-D; a bad spacing.
     """
     sampling = _sampling(prediction, reference, spacing)
     surfaces = _surfaces(prediction, reference)
@@ -115,8 +101,6 @@ def average_symmetric_surface_distance(
     """ASSD: mean surface distance in both directions.
 
     Args:
-        prediction: boolean mask `[*space]`.
-        reference: boolean mask `[*space]`.
         spacing: size of a pixel, one number for every axis or one number an axis.
         definition: `"pooled"`, the mean over the surface pixels of both masks (MedPy from 0.5 on), or `"mean"`, the
             mean of the two average surface distances (MedPy before 0.5). They differ where one surface is longer than
@@ -126,7 +110,7 @@ def average_symmetric_surface_distance(
         A distance in the unit of the spacing; NaN if either mask is empty.
 
     Raises:
-        ValueError: the masks are not boolean, of one shape, and 2-D or 3-D; a bad spacing; an unknown definition.
+        ValueError: an unknown definition, beside what the others raise.
     """
     return surface_distances(prediction, reference, spacing=spacing, definition=definition).average_symmetric
 
@@ -134,15 +118,8 @@ def average_symmetric_surface_distance(
 def reference_dice(prediction: Mask, reference: Mask) -> float:
     """Dice as the release of GraTa prints it, `100 (2 |P ∩ R| + s) / (|P| + |R| + s)` with `s = 1e-6`.
 
-    Args:
-        prediction: boolean mask `[*space]`.
-        reference: boolean mask `[*space]`.
-
     Returns:
         A score in percent, 0 .. 100; 100 if both masks are empty.
-
-    Raises:
-        ValueError: the masks are not boolean, of one shape, and 2-D or 3-D.
 
     Reference: the code released with Z. Chen, Y. Ye, Y. Pan and Y. Xia, "Gradient Alignment Improves Test-Time
     Adaptation for Medical Image Segmentation", AAAI, 2025.
@@ -157,15 +134,8 @@ def reference_assd(prediction: Mask, reference: Mask) -> float:
     Where a mask is empty or covers the whole array the release scores 100. Use it only to compare with the release's
     own figures; the true ASSD is `average_symmetric_surface_distance`.
 
-    Args:
-        prediction: boolean mask `[*space]`.
-        reference: boolean mask `[*space]`.
-
     Returns:
         A distance in pixels of the array that is given, or 100.
-
-    Raises:
-        ValueError: the masks are not boolean, of one shape, and 2-D or 3-D.
 
     Reference: that of `reference_dice`.
     """
@@ -178,17 +148,9 @@ def reference_assd(prediction: Mask, reference: Mask) -> float:
 def score(prediction: Mask, reference: Mask, *, spacing: Spacing) -> dict[str, float]:
     """The scores of one class of one image, from one pair of nearest-neighbour searches.
 
-    Args:
-        prediction: boolean mask `[*space]`.
-        reference: boolean mask `[*space]`.
-        spacing: size of a pixel, one number for every axis or one number an axis.
-
     Returns:
         `dice` in percent (0 .. 100), NaN if both masks are empty; `asd`, `assd` (pooled) and `hd95` in the unit of the
         spacing, NaN if either mask is empty.
-
-    Raises:
-        ValueError: the masks are not boolean, of one shape, and 2-D or 3-D; a bad spacing.
     """
     distances = surface_distances(prediction, reference, spacing=spacing)
     return {

@@ -52,12 +52,8 @@ def bias_field(rng: np.random.Generator, volume: np.ndarray, *, strength: float)
 
     Args:
         rng: draws the field.
-        volume: [depth, height, width].
         strength: standard deviation of the field's logarithm, from 0: 0.1 is seen beside the original, 0.3 at a glance,
             0.5 makes some corners several times brighter than others.
-
-    Returns:
-        The volume, [depth, height, width].
 
     Reference:
         J. G. Sled, A. P. Zijdenbos, A. C. Evans, "A nonparametric method for automatic correction of intensity
@@ -73,11 +69,7 @@ def coil_shading(rng: np.random.Generator, volume: np.ndarray, *, strength: floa
 
     Args:
         rng: draws the direction, anywhere in the plane of height and width.
-        volume: [depth, height, width].
         strength: from 0; 0.5 leaves 61 per cent at the far side, 1.5 leaves 22.
-
-    Returns:
-        The volume, [depth, height, width].
     """
     angle = rng.uniform(0, 2 * np.pi)
     rows, columns = ((np.arange(n, dtype=np.float32) + np.float32(0.5)) / np.float32(n) for n in volume.shape[1:])
@@ -94,7 +86,6 @@ def contrast(volume: np.ndarray, *, gamma: float) -> np.ndarray:
     A few very bright voxels, of vessels or of a scanner's artefacts, so do not decide what happens to the rest.
 
     Args:
-        volume: [depth, height, width].
         gamma: above 0: 0.4 makes dark tissue bright and flattens bright tissue, 2.5 does the reverse, 1 does nothing.
 
     Returns:
@@ -114,7 +105,6 @@ def noise(rng: np.random.Generator, volume: np.ndarray, *, deviation: float) -> 
 
     Args:
         rng: draws the noise.
-        volume: [depth, height, width].
         deviation: relative to the 99th percentile, from 0: 0.02 is a clean image, 0.1 a poor one.
 
     Returns:
@@ -132,12 +122,8 @@ def blur(volume: np.ndarray, spacing: Spacing, *, width: float) -> np.ndarray:
     """A Gaussian point spread of the same width in millimetres along all axes.
 
     Args:
-        volume: [depth, height, width].
         spacing: millimetres of a voxel.
         width: full width at half maximum in millimetres, from 0, the resolution of the image: 1 is sharp, 4 is poor.
-
-    Returns:
-        The volume, [depth, height, width].
     """
     deviations = [width / _WIDTH_OF_A_GAUSSIAN / size for size in spacing]
     return ndimage.gaussian_filter(volume, deviations, mode="nearest", truncate=3)
@@ -150,13 +136,9 @@ def thick_slices(volume: np.ndarray, spacing: Spacing, *, thickness: float, axis
     slices' middles are interpolated linearly, voxels beyond the last middle repeat it.
 
     Args:
-        volume: [depth, height, width].
         spacing: millimetres of a voxel.
         thickness: of the slices in millimetres; what is not above the spacing of the axis changes nothing.
         axis: that the slices are stacked along, 0 for axial slices.
-
-    Returns:
-        The volume, [depth, height, width].
     """
     count, step = volume.shape[axis], spacing[axis]
     if thickness <= step:
