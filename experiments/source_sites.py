@@ -38,12 +38,13 @@ from jaxtta import adapt_multi, checkpoint, rank, run, synthesize
 from jaxtta.core import InputError, Task
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.plans import SourceTraining
 from jaxtta.runs.inputs import find_all
 from jaxtta.runs.results import read_rows, write_rows
 from jaxtta.synthetic.fundus import CENTRES
 from jaxtta.transfer.arms import TOGETHER
 from jaxtta.transfer.lftm import METRICS
-from jaxtta.workflows.train import Training, train_network
+from jaxtta.workflows.train import train_network
 
 POISON = "poison"
 SIZE = 64
@@ -105,12 +106,12 @@ def trained(study: Study, lists: dict[str, Path], out: Path, *, seed: int, epoch
     for number, (site, cases) in enumerate(lists.items()):
         folder = out / "sources" / site
         train_network(
-            Training(
-                images=cases, out=folder, task=study.task, preprocessing=study.preprocessing, model=study.model,
-                optimiser="adam",
+            SourceTraining(
+                images=cases, out=folder, optimiser="adam",
                 learning_rate=study.learning_rate, epochs=epochs, validation=0.0, seed=len(lists) * seed + number,
                 quiet=True, resume=folder.is_dir(),
-            )
+            ),
+            study.task, study.preprocessing, study.model,
         )  # fmt: skip
         sources[site] = folder / "last"
     poison = out / "sources" / POISON / "last"

@@ -6,6 +6,8 @@ from pathlib import Path
 from jaxtta.plans.parts import Images, Labels, MaskedImages, Network, Resumable, Volumes
 from jaxtta.plans.words import Count, Size
 
+RATES = {"linear": 1e-2, "finetune": 1e-3}  # of each way to evaluate an encoder, where none is given
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretraining(Resumable, Network, Volumes, Images):
@@ -87,7 +89,7 @@ class Evaluation(Resumable, Labels, MaskedImages):
     encoders: tuple[str, ...]
     test_images: tuple[Path, ...]
     test_masks: tuple[Path, ...] = ()
-    by: tuple[str, ...] = ("linear", "finetune")
+    by: tuple[str, ...] = tuple(RATES)
     seeds: Count = 3
     epochs: int = 100
     batch: int = 8

@@ -1,7 +1,7 @@
 """What `jaxtta train` and `jaxtta finetune` have in common: labelled cases, a recipe, scores and checkpoints."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from jaxtta.data.sample import cut
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.data.windows import Blend
 from jaxtta.models import Model
+from jaxtta.plans import FineTuning, SourceTraining
+from jaxtta.plans.parts import MaskedImages
 from jaxtta.runs import inputs, loop, options
 from jaxtta.runs.folder import RunFolder
 from jaxtta.segmentation import TrainingState, released_optimiser
@@ -26,43 +28,22 @@ from jaxtta.segmentation import TrainingState, released_optimiser
 PREPARED = "prepared"  # removed at the end
 
 
-class Labelled(NamedTuple):
-    """Cases with masks, every file read once.
-
-    Attributes:
-        cases: those that can be read.
-        files: what was read, or could not be.
-        square: see `jaxtta.runs.inputs.Checked`.
-        bad: see there.
-    """
-
-    cases: list[Case]
-    files: list[Path]
-    square: bool
-    bad: list[dict[str, str]]
-
-
 def labelled(
-    images: Sequence[Path],
-    masks: Sequence[Path],
+    plan: MaskedImages,
     preprocessing: Preprocessing | VolumePreprocessing,
     task: Task,
     *,
     purpose: str,
-    root: Path | None,
-    skip_bad: bool,
     quiet: bool,
-) -> Labelled:
-    """Finds and checks cases.
+) -> inputs.Checked:
+    """Finds and checks cases that all have masks.
 
     Raises:
         InputError: what finding and checking raise, or an image without a mask.
     """
-    cases = inputs.find_all(list(images), list(masks), preprocessing, root=root)
+    cases = inputs.find_all(list(plan.images), list(plan.masks), preprocessing, root=plan.root)
     require_masks(cases, purpose)
-    checked = inputs.check_cases(cases, preprocessing, task, skip_bad=skip_bad, quiet=quiet)
-    files = [path for case in cases for path in case.files]
-    return Labelled(list(checked.cases), files, checked.square, checked.bad)
+    return inputs.check_cases(cases, preprocessing, task, skip_bad=plan.skip_bad, quiet=quiet)
 
 
 def require_masks(cases: list[Case], purpose: str) -> None:
@@ -75,7 +56,7 @@ def require_masks(cases: list[Case], purpose: str) -> None:
 
 
 class Recipe(NamedTuple):
-    """How to train: what each of them is, `jaxtta.workflows.train.Training` says."""
+    """How to train: what each of them is, `jaxtta.plans.SourceTraining` says."""
 
     optimiser: str
     learning_rate: float
@@ -83,6 +64,11 @@ class Recipe(NamedTuple):
     batch: int
     augmentation: str
     seed: int
+
+    @classmethod
+    def of(cls, plan: SourceTraining | FineTuning) -> "Recipe":
+        """The recipe of a plan."""
+        return cls(*(getattr(plan, name) for name in cls._fields))
 
 
 class Fit(NamedTuple):
@@ -115,7 +101,7 @@ class Fit(NamedTuple):
 
 
 def fit(
-    fitted: Fit, cases: Labelled, folder: RunFolder, *, identity: dict[str, Any], reads: list[Path]
+    fitted: Fit, cases: inputs.Checked, folder: RunFolder, *, identity: dict[str, Any], reads: list[Path]
 ) -> dict[str, Any]:
     """Trains, or goes on with it; returns the content of `run.json`.
 
@@ -126,7 +112,7 @@ def fit(
         identity: what a run that is resumed must have in common with the one before, beside the recipe and the cases.
         reads: what the command reads beside the cases.
     """
-    split = dict(zip(("training", "validation"), _split(cases.cases, fitted.validation, fitted.recipe.seed)))
+    split = dict(zip(("training", "validation"), _split(list(cases.cases), fitted.validation, fitted.recipe.seed)))
     named = {name: [f"{case.domain}/{case.name}" for case in part] for name, part in split.items()}
     identity = {**identity, **fitted.recipe._asdict(), **named}
     if not folder.begin(identity, [*reads, *cases.files], scratch=[PREPARED], bad=cases.bad):

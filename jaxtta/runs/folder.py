@@ -2,13 +2,14 @@
 from."""
 
 import contextlib
+import functools
 import json
 import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -285,3 +286,14 @@ class RunFolder:
     def _stop_if_asked(self) -> None:
         if self._asked is not None:
             raise KeyboardInterrupt if self._asked[0] == signal.SIGINT else SystemExit(128 + self._asked[0])
+
+
+def in_folder(work: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """`(plan, ...) -> record` of a work `(plan, folder, ...) -> record`, in the folder that the plan names."""
+
+    @functools.wraps(work)
+    def run(plan: Any, *arguments: Any) -> dict[str, Any]:
+        with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume) as folder:
+            return work(plan, folder, *arguments)
+
+    return run

@@ -19,11 +19,13 @@ class Checked(NamedTuple):
         cases: those that can be read, each with the updates it takes.
         square: whether all have the same spacing along both in-plane axes, within a tenth.
         bad: the others, as `{"name", "domain", "error"}`.
+        files: of both.
     """
 
     cases: dict[Case, int]
     square: bool
     bad: list[dict[str, str]]
+    files: list[Path]
 
 
 def preprocessing_for(
@@ -142,4 +144,4 @@ def check_cases(
         raise InputError(f"{bad[0]['error']} ({more}`skip_bad` leaves out what is bad and goes on)")
     if not good:
         raise InputError(f"{bad[0]['error']} (all {len(bad)} files are bad)")
-    return Checked(good, square, bad)
+    return Checked(good, square, bad, [path for case in cases for path in case.files])

@@ -17,7 +17,7 @@ from jaxtta.data.prefetch import prefetch
 from jaxtta.data.sample import Assembly
 from jaxtta.plans import MultiAdaptation
 from jaxtta.runs import fitting, inputs, results, writing
-from jaxtta.runs.folder import STATE, RunFolder
+from jaxtta.runs.folder import STATE, RunFolder, in_folder
 from jaxtta.transfer import arms, tgma
 from jaxtta.transfer.arms import TOGETHER, TRAINED, VOTES, Arm, Observed
 from jaxtta.transfer.lftm import METRICS
@@ -33,17 +33,13 @@ def arm_names(sources: Sequence[str]) -> list[str]:
     return [*(ALONE + name.replace("/", "_") for name in sources), *TOGETHER]
 
 
-def adapt_multi(plan: MultiAdaptation) -> dict[str, Any]:
+@in_folder
+def adapt_multi(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
     """Runs the arms; returns the content of `run.json`.
 
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
-    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume) as folder:
-        return _adapt(plan, folder)
-
-
-def _adapt(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
     _check_numbers(plan)
     named = load_sources(plan.sources)
     chosen = _chosen(plan, arm_names(list(named)))
@@ -63,7 +59,7 @@ def _adapt(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
         "scored": cases[0].mask is not None,
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
     }
-    reads = [*map(Path, plan.sources), *(path for case in cases for path in case.files)]
+    reads = [*plan.sources, *checked.files]
     told = {"sources": [str(path) for path in plan.sources], "images": [str(path) for path in plan.images]}
     if not folder.begin(identity, reads, scratch=[ARRAYS, STATE], **told, bad=checked.bad):
         return folder.record

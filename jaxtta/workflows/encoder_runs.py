@@ -8,50 +8,78 @@ import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from jaxtta import checkpoint, metrics, run, stats
-from jaxtta.core import Array, InputError, Learner, Source
+from jaxtta.core import Array, InputError, Learner, Source, Task, encoder_of
 from jaxtta.data.cases import Case
 from jaxtta.data.prefetch import prefetch
 from jaxtta.data.prepared import prepare_all
+from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.sample import Assembly, cut
+from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.encoders import linear
 from jaxtta.models import Model
+from jaxtta.plans import SourceTraining
 from jaxtta.runs import fitting, loop, results
-from jaxtta.workflows.train import Training, recipe_of, train_network
+from jaxtta.workflows.train import train_network
 
 LEAST = 1e-6  # of a channel's deviation: one that is constant stays so
 
 Predict = Callable[[np.ndarray], Any]
 
 
+class Arms(NamedTuple):
+    """The encoders.
+
+    Attributes:
+        model: their network, with the classes of the task.
+        task: what is segmented.
+        preprocessing: of their images.
+        encoders: the variables of each arm by its name; None is a random one.
+        paths: of their checkpoints.
+        digests: of these.
+    """
+
+    model: Model
+    task: Task
+    preprocessing: Preprocessing | VolumePreprocessing
+    encoders: dict[str, Source | None]
+    paths: dict[str, Path | None]
+    digests: dict[str, str | None]
+
+    def source(self, name: str, seed: int) -> Source:
+        """The encoder's variables; of a random one those that a training of that seed starts with."""
+        given = self.encoders[name]
+        return encoder_of(self.model.init(jax.random.key(seed))) if given is None else given
+
+
 class Linear:
     """Linear evaluation: the maps of a frozen encoder are computed once, and kept for its other seeds."""
 
-    def __init__(self, plan: Training, model: Model, cases: list[Case]):
+    def __init__(self, plan: SourceTraining, arms: Arms, cases: list[Case]):
         """Prepares the cases on disk.
 
         Args:
             plan: what a training with these cases is; of its recipe the optimiser, its rate, epochs and batch count.
-            model: the network whose encoders come.
+            arms: the encoders that come.
             cases: with masks.
         """
-        self.plan, self.model = plan, model
-        window, self._for = plan.preprocessing.size, None
-        folder = Path(plan.out) / fitting.PREPARED / "training"
-        prepared = prepare_all(folder, cases, preprocessing=plan.preprocessing, task=plan.task, quiet=plan.quiet)
+        self.plan, self.arms, model = plan, arms, arms.model
+        window, self._for = arms.preprocessing.size, None
+        folder = plan.out / fitting.PREPARED / "training"
+        prepared = prepare_all(folder, cases, preprocessing=arms.preprocessing, task=arms.task, quiet=plan.quiet)
         self._items = [(case, *place) for case in prepared for place in case.windows(window)]
         self._features = run.compiled_function(functools.partial(linear.features, model))
         self._place = {"size": window, "stride": model.stride}
         self._maps, self._mean, self._deviation = (np.zeros(0),) * 3
 
         def predict(source: Source, params: Any, images: Array) -> Array:
-            return plan.task.probabilities(linear.logits(params, linear.features(model, source, images), **self._place))
+            return arms.task.probabilities(linear.logits(params, linear.features(model, source, images), **self._place))
 
         self._predict = run.compiled_function(predict)
 
@@ -60,8 +88,8 @@ class Linear:
         if source is not self._for:
             self._compute(source)
         plan, steps = self.plan, loop.steps_of(len(self._items), self.plan.batch)
-        optimiser = fitting.optimiser(recipe_of(plan), steps * plan.epochs)
-        learner = linear.linear_learner(plan.task, optimiser, channels=self._maps.shape[-1], **self._place)
+        optimiser = fitting.optimiser(fitting.Recipe.of(plan), steps * plan.epochs)
+        learner = linear.linear_learner(self.arms.task, optimiser, channels=self._maps.shape[-1], **self._place)
         state, _ = loop.fit(
             Learner(*run.compiled_learner(learner)),
             loop.shuffled(self._draw, len(self._items), plan.batch, seed=[seed]), None,
@@ -72,12 +100,12 @@ class Linear:
 
     def _draw(self, epoch: int, place: int, item: int) -> dict[str, np.ndarray]:
         case, block, corner = self._items[item]
-        labels = cut(case.labels[block], corner, self.plan.preprocessing.size).astype(np.int32)
+        labels = cut(case.labels[block], corner, self.arms.preprocessing.size).astype(np.int32)
         return {"maps": (self._maps[item] - self._mean) / self._deviation, "labels": labels}
 
     def _compute(self, source: Source) -> None:
         """The maps of all windows on disk, and mean and deviation of their channels."""
-        plan, window, self._for = self.plan, self.plan.preprocessing.size, source
+        plan, window, self._for = self.plan, self.arms.preprocessing.size, source
         source, total, squares, values = jax.device_put(source), 0.0, 0.0, 0
         places = range(0, len(self._items), plan.batch)
         for first in tqdm(places, "maps", unit="batch", leave=False, disable=plan.quiet or None):
@@ -85,7 +113,7 @@ class Linear:
             images = np.stack([cut(case.images[block], place, window) for case, block, place in some])
             maps = np.asarray(self._features(source, np.resize(images, (plan.batch, *images.shape[1:]))))[: len(some)]
             if not first:
-                path, shape = Path(plan.out) / fitting.PREPARED / "maps.npy", (len(self._items), *maps.shape[1:])
+                path, shape = plan.out / fitting.PREPARED / "maps.npy", (len(self._items), *maps.shape[1:])
                 self._maps = np.lib.format.open_memmap(path, "w+", np.float32, shape)
             self._maps[first : first + len(some)] = maps
             rows = maps.reshape(-1, maps.shape[-1]).astype(np.float64)
@@ -95,32 +123,35 @@ class Linear:
         self._mean, self._deviation = np.float32(mean), np.float32(np.where(deviation > LEAST, deviation, 1))
 
 
-def finetuned(plan: Training, encoder: Path | None, out: Path) -> Predict:
+def finetuned(plan: SourceTraining, arms: Arms, encoder: Path | None, out: Path) -> Predict:
     """Trains a network, or goes on with that, in a folder that is removed when it is done.
 
     Args:
         plan: the training.
+        arms: have the network, the task and the preprocessing.
         encoder: checkpoint to start from; random when None.
         out: the folder.
     """
-    train_network(dataclasses.replace(plan, encoder=encoder, out=out, resume=True))
+    plan = dataclasses.replace(plan, encoder=encoder, out=out, resume=True)
+    train_network(plan, arms.task, arms.preprocessing, arms.model.config)
     loaded = checkpoint.load(out / "last")
     done = out.rename(out.with_name(f".{out.name}.tmp"))  # at once: a part of a run would not be taken for one
     shutil.rmtree(done)
-    source, predict = jax.device_put(loaded.source), run.compiled_predictor(loaded.model, plan.task, stats.source())
+    source, predict = jax.device_put(loaded.source), run.compiled_predictor(loaded.model, arms.task, stats.source())
     return lambda images: predict(source, images)
 
 
-def dice(predict: Predict, plan: Training, cases: list[Case]) -> dict[str, float]:
+def dice(predict: Predict, plan: SourceTraining, arms: Arms, cases: list[Case]) -> dict[str, float]:
     """Dice in percent on the files' own grids, mean over the cases where it is defined: of each class, and their mean.
 
     Args:
         predict: what is scored.
-        plan: has the task, the preprocessing and the batch.
+        plan: has the batch.
+        arms: have the task and the preprocessing.
         cases: with masks.
     """
-    task, classes = plan.task, range(plan.task.foreground.start, plan.task.foreground.stop)
-    reading = prefetch(lambda case: plan.preprocessing.open(case, task, batch=plan.batch), cases, depth=2)
+    task, classes = arms.task, range(arms.task.foreground.start, arms.task.foreground.stop)
+    reading = prefetch(lambda case: arms.preprocessing.open(case, task, batch=plan.batch), cases, depth=2)
     scores = []
     for _, sample in tqdm(reading, "scoring", len(cases), unit="file", leave=False, disable=plan.quiet or None):
         if isinstance(sample, InputError):

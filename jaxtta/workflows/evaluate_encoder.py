@@ -5,81 +5,55 @@ import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from jaxtta import checkpoint, run
-from jaxtta.core import InputError, Source, Task, encoder_of
+from jaxtta.core import InputError, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
 from jaxtta.data.labels import check_labels
 from jaxtta.encoders import spectra
 from jaxtta.encoders.linear import features
 from jaxtta.encoders.moco import pooled
-from jaxtta.models import Model, build
-from jaxtta.plans import Evaluation
+from jaxtta.models import build
+from jaxtta.plans import Evaluation, SourceTraining
+from jaxtta.plans.encoders import RATES
 from jaxtta.runs import fitting, results
-from jaxtta.runs.folder import RunFolder
+from jaxtta.runs.folder import RunFolder, in_folder
 from jaxtta.transfer.sources import short_names
-from jaxtta.workflows.encoder_runs import Linear, dice, finetuned
-from jaxtta.workflows.train import Training, encoder_for
+from jaxtta.workflows.encoder_runs import Arms, Linear, dice, finetuned
+from jaxtta.workflows.train import encoder_for
 
 RANDOM = "random"
-PROTOCOLS = {"linear": 1e-2, "finetune": 1e-3}  # and their learning rates
 SCORES, TABLE = "scores.csv", "evaluation.csv"
 
 
-class Arms(NamedTuple):
-    """The encoders.
-
-    Attributes:
-        model: their network, with the classes of the task.
-        encoders: the variables of each arm by its name; None is a random one.
-        paths: of their checkpoints.
-        digests: of these.
-    """
-
-    model: Model
-    encoders: dict[str, Source | None]
-    paths: dict[str, Path | None]
-    digests: dict[str, str | None]
-
-    def source(self, name: str, seed: int) -> Source:
-        """The encoder's variables; of a random one those that a training of that seed starts with."""
-        given = self.encoders[name]
-        return encoder_of(self.model.init(jax.random.key(seed))) if given is None else given
-
-
-def evaluate(plan: Evaluation) -> dict[str, Any]:
+@in_folder
+def evaluate(plan: Evaluation, folder: RunFolder) -> dict[str, Any]:
     """Trains and scores all runs that are not in `scores.csv` yet; returns the content of `run.json`.
 
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
-    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume) as folder:
-        return _evaluate(plan, folder)
-
-
-def _evaluate(plan: Evaluation, folder: RunFolder) -> dict[str, Any]:
     _check_numbers(plan)
-    arms, training = _arms(plan)
-    reading = {"root": plan.root, "skip_bad": plan.skip_bad, "quiet": plan.quiet}
-    prepared = training.preprocessing, training.task
-    fitted = fitting.labelled(plan.images, plan.masks, *prepared, purpose="evaluation", **reading)
-    scored = fitting.labelled(plan.test_images, plan.test_masks, *prepared, purpose="the test", **reading)
+    arms = _arms(plan)
+    test = dataclasses.replace(plan, images=plan.test_images, masks=plan.test_masks)
+    fitted, scored = (
+        fitting.labelled(which, arms.preprocessing, arms.task, purpose=purpose, quiet=plan.quiet)
+        for which, purpose in ((plan, "evaluation"), (test, "the test"))
+    )
     both = {path.resolve() for path in fitted.files} & {path.resolve() for path in scored.files}
     if both:
         raise InputError(f"{min(both)} is among the images and the test images; what is scored must not be trained on")
-    training = dataclasses.replace(
-        training, task=dataclasses.replace(training.task, quarter_turns=fitted.square and scored.square)
-    )
+    arms = arms._replace(task=dataclasses.replace(arms.task, quarter_turns=fitted.square and scored.square))
     identity = {
-        "task": dataclasses.asdict(training.task),
+        "task": dataclasses.asdict(arms.task),
         "model": arms.model.config,
-        "preprocessing": to_dict(training.preprocessing),
+        "preprocessing": to_dict(arms.preprocessing),
         "encoders": arms.digests,
         **{name: getattr(plan, name) for name in ("by", "seeds", "epochs", "batch", "learning_rate", "seed")},
         "training": [f"{case.domain}/{case.name}" for case in fitted.cases],
@@ -90,8 +64,8 @@ def _evaluate(plan: Evaluation, folder: RunFolder) -> dict[str, Any]:
     scratch = [fitting.PREPARED, "runs"]
     if not folder.begin(identity, reads, scratch=scratch, bad=fitted.bad + scored.bad, paths=paths):
         return folder.record
-    ranks = _spectra(plan, arms, training, scored.cases)
-    rows = _runs(plan, arms, training, fitted.cases, scored.cases)
+    ranks = _spectra(plan, arms, list(scored.cases))
+    rows = _runs(plan, arms, list(fitted.cases), list(scored.cases))
     table = _summary(plan, arms, rows)
     for row in table:
         row["effective_rank"] = ranks[row["arm"]]["encoder"]["effective_rank"]
@@ -110,15 +84,15 @@ def describe(record: dict[str, Any]) -> str:
 
 def _check_numbers(plan: Evaluation) -> None:
     fitting.check_pace(plan.epochs, plan.batch, 1.0 if plan.learning_rate is None else plan.learning_rate)
-    wrong = next((name for name in plan.by if name not in PROTOCOLS), None)
+    wrong = next((name for name in plan.by if name not in RATES), None)
     if wrong is not None or len(set(plan.by)) < len(plan.by):
-        raise InputError(f"`by` is {' '.join(plan.by)}; choose from {', '.join(PROTOCOLS)}, each once")
+        raise InputError(f"`by` is {' '.join(plan.by)}; choose from {', '.join(RATES)}, each once")
     if plan.seeds < 1:
         raise InputError(f"seeds is {plan.seeds}; expected the number of runs, from 1 on")
 
 
-def _arms(plan: Evaluation) -> tuple[Arms, Training]:
-    """The encoders, and what a training with any of them has in common."""
+def _arms(plan: Evaluation) -> Arms:
+    """The encoders."""
     paths = [Path(name) for name in plan.encoders if name != RANDOM]
     if not paths:
         raise InputError("`encoders` names no checkpoint; random takes its network from the others: give one at least")
@@ -147,15 +121,10 @@ def _arms(plan: Evaluation) -> tuple[Arms, Training]:
     given = dict(zip(paths, loaded))
     encoders = {n: None if path is None else encoder_for(model, given[path], path) for n, path in arms.items()}
     digests = {n: None if path is None else given[path].manifest["sha256"] for n, path in arms.items()}
-    training = Training(
-        images=plan.images, out=plan.out, task=task, preprocessing=preprocessing, masks=plan.masks, root=plan.root,
-        model=config, optimiser="adam", epochs=plan.epochs, batch=plan.batch,
-        validation=0.0, seed=plan.seed, skip_bad=plan.skip_bad, quiet=plan.quiet,
-    )  # fmt: skip
-    return Arms(model, encoders, arms, digests), training
+    return Arms(model, task, preprocessing, encoders, arms, digests)
 
 
-def _spectra(plan: Evaluation, arms: Arms, training: Training, cases: list[Case]) -> dict[str, dict[str, Any]]:
+def _spectra(plan: Evaluation, arms: Arms, cases: list[Case]) -> dict[str, dict[str, Any]]:
     """Writes the spectrum of every encoder on the test images, and shows beside it that of its projector on the images
     kept aside in pre-training; what to say of each.
     """
@@ -163,7 +132,7 @@ def _spectra(plan: Evaluation, arms: Arms, training: Training, cases: list[Case]
 
     def images() -> Iterator[np.ndarray]:
         for case in cases:
-            sample = training.preprocessing.open(case._replace(mask=None), training.task)
+            sample = arms.preprocessing.open(case._replace(mask=None), arms.task)
             yield from (sample.inputs(step)[0] for step in range(sample.steps))
 
     values = {}
@@ -172,32 +141,36 @@ def _spectra(plan: Evaluation, arms: Arms, training: Training, cases: list[Case]
         (embeddings,) = spectra.in_batches(functools.partial(program, source), images(), plan.batch)
         values[name] = spectra.values_of(encoder=embeddings)
     beside = {name: spectra.projector_beside(path) for name, path in arms.paths.items() if path is not None}
-    spectra.write(Path(plan.out), values, beside=beside)
+    spectra.write(plan.out, values, beside=beside)
     both = {name: {**parts, **beside.get(name, {})} for name, parts in values.items()}
     return {name: {part: spectra.summary(of) for part, of in parts.items()} for name, parts in both.items()}
 
 
-def _runs(
-    plan: Evaluation, arms: Arms, training: Training, cases: list[Case], test: list[Case]
-) -> list[dict[str, Any]]:
+def _training(plan: Evaluation) -> SourceTraining:
+    """What the trainings of all runs have in common."""
+    alike = {n: getattr(plan, n) for n in ("images", "masks", "root", "out", "epochs", "batch", "skip_bad", "quiet")}
+    return SourceTraining(**alike, optimiser="adam", validation=0.0)
+
+
+def _runs(plan: Evaluation, arms: Arms, cases: list[Case], test: list[Case]) -> list[dict[str, Any]]:
     """Trains and scores every run that an earlier call has not; a row for each."""
-    path = Path(plan.out) / SCORES
+    path = plan.out / SCORES
     rows = results.read_rows(path) if path.is_file() else []
     known = {(row["by"], row["arm"], int(row["seed"])) for row in rows}
     wanted = [(by, arm, plan.seed + i) for by in plan.by for arm in arms.encoders for i in range(plan.seeds)]
-    linear = None
+    linear, training = None, _training(plan)
     bar = tqdm(wanted, "runs", initial=len(known), disable=plan.quiet or None)
     for by, arm, seed in wanted:
         if (by, arm, seed) in known:
             continue
-        rate = PROTOCOLS[by] if plan.learning_rate is None else plan.learning_rate
+        rate = RATES[by] if plan.learning_rate is None else plan.learning_rate
         began, one = time.perf_counter(), dataclasses.replace(training, seed=seed, learning_rate=rate)
         if by == "linear":
-            linear = linear or Linear(one, arms.model, cases)
+            linear = linear or Linear(one, arms, cases)
             predict = linear.fit(arms.source(arm, seed), seed)
         else:
-            predict = finetuned(one, arms.paths[arm], Path(plan.out) / "runs" / f"{list(arms.paths).index(arm)}_{seed}")
-        scores = dice(predict, training, test)
+            predict = finetuned(one, arms, arms.paths[arm], plan.out / "runs" / f"{list(arms.paths).index(arm)}_{seed}")
+        scores = dice(predict, training, arms, test)
         rows.append({"by": by, "arm": arm, "seed": seed, **scores, "seconds": round(time.perf_counter() - began, 2)})
         results.write_rows(path, rows)
         bar.update()

@@ -14,8 +14,9 @@ from jaxtta.data.kinds import to_dict
 from jaxtta.data.labels import check_labels
 from jaxtta.models import Model, build
 from jaxtta.plans import FineTuning
+from jaxtta.plans.parts import LabelsOfEncoder
 from jaxtta.runs import fitting
-from jaxtta.runs.folder import RunFolder
+from jaxtta.runs.folder import RunFolder, in_folder
 from jaxtta.segmentation import segmentation_learner
 from jaxtta.transfer.ac_norm import collaborated, require_batch_norm
 
@@ -25,31 +26,22 @@ KEPT_ASIDE = 0.1
 LEAST = 25  # steps from one row of the log, score and save to the next
 
 
-def finetune(plan: FineTuning) -> dict[str, Any]:
+@in_folder
+def finetune(plan: FineTuning, folder: RunFolder) -> dict[str, Any]:
     """Fine-tunes a source model; returns the content of `run.json`. What is saved is an ordinary source model.
 
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
-    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume) as folder:
-        return _finetune(plan, folder)
-
-
-def _finetune(plan: FineTuning, folder: RunFolder) -> dict[str, Any]:
     if plan.norm not in NORMS:
         raise InputError(f"norm is {plan.norm!r}; choose one of {', '.join(NORMS)}")
-    loaded = begun(
-        plan.source, classes=plan.classes, activation=plan.activation, names=plan.names, mask_values=plan.mask_values
-    )
+    loaded = begun(plan.source, plan)
     if plan.norm == "ac":
         require_batch_norm(loaded.model, plan.source)
-    pace = plan.learning_rate, plan.epochs, plan.batch
-    recipe = fitting.Recipe(plan.optimiser, *pace, plan.augmentation, plan.seed)
+    recipe = fitting.Recipe.of(plan)
     validation = plan.validation or 0.0
     fitting.check_recipe(recipe, validation=validation)
-    reading = {"root": plan.root, "skip_bad": plan.skip_bad, "quiet": plan.quiet}
-    data = plan.images, plan.masks, loaded.preprocessing, loaded.task
-    cases = fitting.labelled(*data, purpose="fine-tuning", **reading)
+    cases = fitting.labelled(plan, loaded.preprocessing, loaded.task, purpose="fine-tuning", quiet=plan.quiet)
     if plan.validation is None and len(cases.cases) >= MANY:
         validation = KEPT_ASIDE
     task = dataclasses.replace(loaded.task, quarter_turns=cases.square)
@@ -73,30 +65,17 @@ def _finetune(plan: FineTuning, folder: RunFolder) -> dict[str, Any]:
     fitted = fitting.Fit(
         loaded.model, task, loaded.preprocessing, recipe, validation, learner, folded, provenance, plan.quiet, LEAST
     )
-    return fitting.fit(fitted, cases, folder, identity=identity, reads=[Path(plan.source)])
+    return fitting.fit(fitted, cases, folder, identity=identity, reads=[plan.source])
 
 
-def begun(
-    path: Path,
-    *,
-    classes: int | None,
-    activation: str | None,
-    names: tuple[str, ...],
-    mask_values: tuple[int, ...] | str | None,
-) -> checkpoint.Checkpoint:
-    """A checkpoint to start from; an encoder's with a task, and the network that is for it.
-
-    Args:
-        path: of a whole network where `classes` is None, else an encoder.
-        classes: see `FineTuning`, as of the next three.
-        activation: of the task.
-        names: of its output channels.
-        mask_values: of its labels.
+def begun(path: Path, plan: LabelsOfEncoder) -> checkpoint.Checkpoint:
+    """A checkpoint to start from, of a whole network where the plan has no `classes`; else an encoder's, with a task and
+    a network for it.
 
     Raises:
         InputError: what `checkpoint.load` raises, or a task where the checkpoint has one.
     """
-    given = {"activation": activation, "names": names, "mask_values": mask_values}
+    classes, given = plan.classes, {name: getattr(plan, name) for name in ("activation", "names", "mask_values")}
     if classes is None and any(given.values()):
         name = min(name for name, value in given.items() if value)
         raise InputError(f"`{name}` is for an encoder, and goes with `classes`; leave it out, or give both")
@@ -105,8 +84,8 @@ def begun(
         return loaded
     if loaded.manifest["kind"] == "model":
         raise InputError(f"{path}: segments {', '.join(loaded.task.names)}, which stays; leave `classes` out")
-    task = Task(classes, activation or "sigmoid", names)
-    values = tuple(range(task.labels)) if mask_values is None else mask_values
+    task = Task(classes, plan.activation or "sigmoid", plan.names)
+    values = tuple(range(task.labels)) if plan.mask_values is None else plan.mask_values
     check_labels(values, task)
     model = build({**loaded.model.config, "classes": task.classes, "heads": ("segmentation",)})
     preprocessing = dataclasses.replace(loaded.preprocessing, mask_values=values)

@@ -1,6 +1,5 @@
 """`jaxtta rank`: which of several source models suits a set of images."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
 from jaxtta.plans import Ranking
 from jaxtta.runs import fitting, inputs, results
-from jaxtta.runs.folder import RunFolder
+from jaxtta.runs.folder import RunFolder, in_folder
 from jaxtta.transfer.lftm import METRICS
 from jaxtta.transfer.sources import load_sources
 from jaxtta.transfer.target import ONE, Target, observe
@@ -25,47 +24,43 @@ AFFINE = "ac_corr"
 CHOICES = (AFFINE, *METRICS)
 
 
-def rank(plan: Ranking) -> dict[str, Any]:
+@in_folder
+def rank(plan: Ranking, folder: RunFolder) -> dict[str, Any]:
     """Ranks source models, best first; returns the content of `run.json`.
 
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
-    out = Path(plan.out)
-    with RunFolder(out, overwrite=plan.overwrite, resume=plan.resume) as folder:
-        if plan.by not in CHOICES:
-            raise InputError(f"`by` is {plan.by!r}; choose one of {', '.join(CHOICES)}")
-        if plan.by != AFFINE and plan.classes is not None:
-            raise InputError(f"`by` {plan.by} looks at predictions, which an encoder does not make; choose {AFFINE}")
-        labels = {name: getattr(plan, name) for name in ("classes", "activation", "names", "mask_values")}
-        sources = load_sources(plan.sources, load=functools.partial(begun, **labels))
-        recipe = fitting.Recipe(plan.optimiser, plan.learning_rate, 1, plan.batch, plan.augmentation, plan.seed)
-        if plan.by == AFFINE:
-            require_batch_norms(sources, plan.sources, recipe)
-        found, bad, files = _cases(plan, sources)
-        fine_tuning = {k: v for k, v in recipe._asdict().items() if k not in ("epochs", "seed")}
-        identity = {
-            "by": plan.by,
-            "sources": {
-                name: {"path": str(path), "sha256": one.manifest["sha256"]}
-                for path, (name, one) in zip(plan.sources, sources.items())
-            },
-            "cases": [f"{case.domain}/{case.name}" for case in next(iter(found.values()))],
-            **({"recipe": fine_tuning} if plan.by == AFFINE else {}),
-            "seed": plan.seed,
-        }
-        images = [str(path) for path in plan.images]
-        if not folder.begin(
-            identity, [*map(Path, plan.sources), *files], scratch=[fitting.PREPARED], images=images, bad=bad
-        ):
-            return folder.record
-        if plan.by == AFFINE:
-            result = affine_ranking(sources, found, recipe, out / fitting.PREPARED, quiet=plan.quiet)
-        else:
-            result = _label_free_ranking(plan, sources, found)
-        for name, rows in {**result.pop("tables"), "ranking": result["ranking"]}.items():
-            results.write_rows(out / f"{name}.csv", rows)
-        return folder.finish(**result)
+    if plan.by not in CHOICES:
+        raise InputError(f"`by` is {plan.by!r}; choose one of {', '.join(CHOICES)}")
+    if plan.by != AFFINE and plan.classes is not None:
+        raise InputError(f"`by` {plan.by} looks at predictions, which an encoder does not make; choose {AFFINE}")
+    sources = load_sources(plan.sources, load=lambda path: begun(path, plan))
+    recipe = fitting.Recipe(plan.optimiser, plan.learning_rate, 1, plan.batch, plan.augmentation, plan.seed)
+    if plan.by == AFFINE:
+        require_batch_norms(sources, plan.sources, recipe)
+    found, bad, files = _cases(plan, sources)
+    fine_tuning = {k: v for k, v in recipe._asdict().items() if k not in ("epochs", "seed")}
+    identity = {
+        "by": plan.by,
+        "sources": {
+            name: {"path": str(path), "sha256": one.manifest["sha256"]}
+            for path, (name, one) in zip(plan.sources, sources.items())
+        },
+        "cases": [f"{case.domain}/{case.name}" for case in next(iter(found.values()))],
+        **({"recipe": fine_tuning} if plan.by == AFFINE else {}),
+        "seed": plan.seed,
+    }
+    images = [str(path) for path in plan.images]
+    if not folder.begin(identity, [*plan.sources, *files], scratch=[fitting.PREPARED], images=images, bad=bad):
+        return folder.record
+    if plan.by == AFFINE:
+        result = affine_ranking(sources, found, recipe, folder.out / fitting.PREPARED, quiet=plan.quiet)
+    else:
+        result = _label_free_ranking(plan, sources, found)
+    for name, rows in {**result.pop("tables"), "ranking": result["ranking"]}.items():
+        results.write_rows(folder.out / f"{name}.csv", rows)
+    return folder.finish(**result)
 
 
 def describe(record: dict[str, Any]) -> str:
@@ -90,7 +85,7 @@ def _cases(plan: Ranking, sources: dict[str, checkpoint.Checkpoint]) -> tuple[di
         looked = inputs.check_cases(cases, one.preprocessing, one.task, **reading)
         checked[one.preprocessing] = looked.cases
         bad |= {(row["domain"], row["name"]): row for row in looked.bad}
-        files += [path for case in cases for path in case.files]
+        files += looked.files
     good = {
         preprocessing: {case: steps for case, steps in cases.items() if (case.domain, case.name) not in bad}
         for preprocessing, cases in checked.items()
@@ -108,7 +103,7 @@ def _label_free_ranking(
     for number, (preprocessing, cases) in enumerate(found.items()):
         alike = {name: one for name, one in sources.items() if one.preprocessing == preprocessing}
         task = next(iter(alike.values())).task
-        folder = Path(plan.out) / fitting.PREPARED / str(number)
+        folder = plan.out / fitting.PREPARED / str(number)
         target = Target(folder, cases, preprocessing, task, quiet=plan.quiet)
         probabilities, scores = observe(target, list(alike.values()), plan.by, quiet=plan.quiet)
         for i, name in enumerate(alike):
