@@ -24,8 +24,6 @@ import jaxtta
 from jaxtta.core import InputError, Source, Task, Tree, encoder_of, paths
 from jaxtta.data import kinds
 from jaxtta.data.labels import check_labels
-from jaxtta.data.preprocessing import Preprocessing
-from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.models import Model, build
 
 FORMAT = 1
@@ -47,7 +45,7 @@ class Checkpoint(NamedTuple):
     model: Model
     source: Source
     task: Task
-    preprocessing: Preprocessing | VolumePreprocessing
+    preprocessing: kinds.Kind
     manifest: dict[str, Any]
 
 
@@ -206,7 +204,7 @@ def save(
     model: Model,
     source: Source,
     task: Task,
-    preprocessing: Preprocessing | VolumePreprocessing,
+    preprocessing: kinds.Kind,
     *,
     provenance: dict[str, Any],
 ) -> None:

@@ -7,16 +7,17 @@ from jaxtta.core import InputError
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
 
+Kind = Preprocessing | VolumePreprocessing
 KINDS = {kind.kind: kind for kind in (Preprocessing, VolumePreprocessing)}
 
 
-def to_dict(preprocessing: Preprocessing | VolumePreprocessing) -> dict[str, Any]:
+def to_dict(preprocessing: Kind) -> dict[str, Any]:
     """Plain values for a manifest."""
     values = dataclasses.asdict(preprocessing)
     return {"kind": preprocessing.kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
 
 
-def from_dict(values: dict[str, Any]) -> Preprocessing | VolumePreprocessing:
+def from_dict(values: dict[str, Any]) -> Kind:
     """The inverse of `to_dict`; without a kind it is a picture's.
 
     Raises:

@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxtta.plans.parts import Images, Labels, MaskedImages, Network, Resumable, Volumes
 from jaxtta.plans.words import Count, Size
 
+DEPTH = 50  # of a resunet that is pre-trained, where none is given
 RATES = {"linear": 1e-2, "finetune": 1e-3}  # of each way to evaluate an encoder, where none is given
 
 

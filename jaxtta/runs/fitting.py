@@ -13,10 +13,9 @@ from jaxtta import checkpoint, metrics, run, stats
 from jaxtta.core import InputError, Learner, Source, Task, Tree
 from jaxtta.data.augment import RECIPES, augment
 from jaxtta.data.cases import Case
+from jaxtta.data.kinds import Kind
 from jaxtta.data.prepared import Prepared, prepare_all
-from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.sample import cut
-from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.data.windows import Blend
 from jaxtta.models import Model
 from jaxtta.plans import FineTuning, SourceTraining
@@ -30,7 +29,7 @@ PREPARED = "prepared"  # removed at the end
 
 def labelled(
     plan: MaskedImages,
-    preprocessing: Preprocessing | VolumePreprocessing,
+    preprocessing: Kind,
     task: Task,
     *,
     purpose: str,
@@ -90,7 +89,7 @@ class Fit(NamedTuple):
 
     model: Model
     task: Task
-    preprocessing: Preprocessing | VolumePreprocessing
+    preprocessing: Kind
     recipe: Recipe
     validation: float
     learner: Callable[[optax.GradientTransformation], Learner]

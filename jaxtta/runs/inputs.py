@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from jaxtta.core import InputError, Task
 from jaxtta.data.cases import Case, find_cases, kind_of
+from jaxtta.data.kinds import Kind
 from jaxtta.data.prefetch import prefetch
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
@@ -30,7 +31,7 @@ class Checked(NamedTuple):
 
 def preprocessing_for(
     images: Path, *, size: tuple[int, ...], channels: int | None, mask_values: tuple[int, ...] | str, **volumes: Any
-) -> Preprocessing | VolumePreprocessing:
+) -> Kind:
     """The preprocessing for what a folder or list has, pictures or volumes; what is None takes its default.
 
     Raises:
@@ -45,7 +46,7 @@ def preprocessing_for(
     return Preprocessing(size, 3 if channels is None else channels, mask_values)
 
 
-def batch_for(asked: int | None, preprocessing: Preprocessing | VolumePreprocessing) -> int:
+def batch_for(asked: int | None, preprocessing: Kind) -> int:
     """Slices or windows in an update: what was asked for, or 8 slices, 1 window, 1 picture.
 
     Raises:
@@ -60,7 +61,7 @@ def batch_for(asked: int | None, preprocessing: Preprocessing | VolumePreprocess
 def find_all(
     images: list[Path],
     masks: list[Path],
-    preprocessing: Preprocessing | VolumePreprocessing,
+    preprocessing: Kind,
     *,
     root: Path | None = None,
 ) -> list[Case]:
@@ -113,7 +114,7 @@ def _domains(images: list[Path]) -> list[str]:
 
 def check_cases(
     cases: list[Case],
-    preprocessing: Preprocessing | VolumePreprocessing,
+    preprocessing: Kind,
     task: Task,
     *,
     batch: int = 1,

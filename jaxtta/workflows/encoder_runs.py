@@ -17,11 +17,10 @@ from tqdm import tqdm
 from jaxtta import checkpoint, metrics, run, stats
 from jaxtta.core import Array, InputError, Learner, Source, Task, encoder_of
 from jaxtta.data.cases import Case
+from jaxtta.data.kinds import Kind
 from jaxtta.data.prefetch import prefetch
 from jaxtta.data.prepared import prepare_all
-from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.sample import Assembly, cut
-from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.encoders import linear
 from jaxtta.models import Model
 from jaxtta.plans import SourceTraining
@@ -47,7 +46,7 @@ class Arms(NamedTuple):
 
     model: Model
     task: Task
-    preprocessing: Preprocessing | VolumePreprocessing
+    preprocessing: Kind
     encoders: dict[str, Source | None]
     paths: dict[str, Path | None]
     digests: dict[str, str | None]

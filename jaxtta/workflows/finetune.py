@@ -69,8 +69,8 @@ def finetune(plan: FineTuning, folder: RunFolder) -> dict[str, Any]:
 
 
 def begun(path: Path, plan: LabelsOfEncoder) -> checkpoint.Checkpoint:
-    """A checkpoint to start from, of a whole network where the plan has no `classes`; else an encoder's, with a task and
-    a network for it.
+    """A checkpoint to start from: a whole network's where the plan has no `classes`, else an encoder's, with a task and
+    network of its own.
 
     Raises:
         InputError: what `checkpoint.load` raises, or a task where the checkpoint has one.

@@ -1,10 +1,8 @@
 """`jaxtta pretrain`: an encoder from unlabelled images by contrast, MoCo v2 with local features and decorrelation."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,91 +10,89 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxtta import plans, run
-from jaxtta.core import InputError, Learner
+from jaxtta import checkpoint, run
+from jaxtta.core import InputError, Learner, Task
 from jaxtta.data.cases import Case
-from jaxtta.data.kinds import to_dict
-from jaxtta.data.preprocessing import Preprocessing
-from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.data.kinds import Kind, to_dict
 from jaxtta.encoders import moco, spectra
-from jaxtta.encoders.contrast import NOTHING, RECIPE, Contrast, train
 from jaxtta.encoders.linear import features
-from jaxtta.encoders.whitening import groups_for
+from jaxtta.encoders.whitening import folded, groups_for
 from jaxtta.models import Model, build
-from jaxtta.runs import fitting, inputs
-from jaxtta.runs.folder import RunFolder
-from jaxtta.runs.inputs import preprocessing_for
-from jaxtta.runs.loop import steps_of
+from jaxtta.plans import Pretraining
+from jaxtta.plans.encoders import DEPTH
+from jaxtta.runs import fitting, inputs, loop
+from jaxtta.runs.folder import RunFolder, in_folder
 from jaxtta.runs.unlabelled import Windows
 
+NOTHING = Task(1, "sigmoid", ("nothing",))  # what an encoder segments: a checkpoint's place for it is not empty
+RECIPE = (
+    "crop_size", "epochs", "batch", "learning_rate", "queue", "momentum", "temperature", "local", "whiten",
+    "independent", "keep_constant", "seed",
+)  # fmt: skip
+COLUMNS = ("loss", "global", "local", "alignment", "queue_alignment", "effective_rank")
 KEPT_ASIDE = 0.1  # of the files, for the spectrum
 WEIGHT_DECAY, SGD_MOMENTUM = 1e-4, 0.9
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pretraining(plans.Pretraining):
-    """What the loop takes: a plan with its objects made.
-
-    Attributes:
-        preprocessing: how images are prepared, of slices; kept in the checkpoint.
-        model: configuration of the network without `classes` and `channels`.
-    """
-
-    preprocessing: Preprocessing | VolumePreprocessing
-    model: dict[str, Any]
-
-
-def _made(plan: plans.Pretraining) -> Pretraining:
-    """What the loop takes, of a plan of plain values."""
-    volumes = {name: getattr(plan, name) for name in ("channels", "axis", "spacing", "intensity")}
-    preprocessing = preprocessing_for(plan.images[0], size=plan.size, mask_values=(0, 1), **volumes)
-    model = ({"depth": 50} if plan.architecture == "resunet" else {}) | plan.network()
-    return Pretraining(**vars(plan), preprocessing=preprocessing, model=model)
-
-
-def pretrain(plan: plans.Pretraining) -> dict[str, Any]:
+def pretrain(plan: Pretraining) -> dict[str, Any]:
     """Pre-trains an encoder; returns the content of `run.json`.
 
     Raises:
         InputError: anything wrong with the input; nothing has been written then.
     """
-    plan = _made(plan)
-    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume) as folder:
-        return _pretrain(plan, folder)
+    volumes = {name: getattr(plan, name) for name in ("channels", "axis", "spacing", "intensity")}
+    return _pretrain(plan, inputs.preprocessing_for(plan.images[0], size=plan.size, mask_values=(0, 1), **volumes))
 
 
-def _pretrain(plan: Pretraining, folder: RunFolder) -> dict[str, Any]:
+@in_folder
+def _pretrain(plan: Pretraining, folder: RunFolder, preprocessing: Kind) -> dict[str, Any]:
     _check_numbers(plan)
     mesh = None if plan.devices is None else run.device_mesh(plan.devices)
-    model = _model(plan)
-    found = inputs.find_all(list(plan.images), [], plan.preprocessing, root=plan.root)
+    model = _model(plan, preprocessing.channels)
+    found = inputs.find_all(list(plan.images), [], preprocessing, root=plan.root)
     cases = [case._replace(mask=None) for case in found]
-    checked = inputs.check_cases(cases, plan.preprocessing, NOTHING, skip_bad=plan.skip_bad, quiet=plan.quiet)
+    checked = inputs.check_cases(cases, preprocessing, NOTHING, skip_bad=plan.skip_bad, quiet=plan.quiet)
     aside = _aside(plan, list(checked.cases))
     if not plan.keep_constant:
-        _check_varied(plan, checked.cases, aside)
+        _check_varied(preprocessing, checked.cases, aside)
     learner_of = functools.partial(_learner, plan, model)
-    _check_learner(plan, learner_of(optax.sgd(0.0)))
+    _check_learner(plan, model, learner_of(optax.sgd(0.0)))
+    recipe = {name: getattr(plan, name) for name in RECIPE}
     identity = {
         "model": model.config,
-        "preprocessing": to_dict(plan.preprocessing),
-        **{name: getattr(plan, name) for name in RECIPE},
+        "preprocessing": to_dict(preprocessing),
+        **recipe,
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
         "kept_aside": [f"{case.domain}/{case.name}" for case in aside],
     }
-    reads = [path for case in cases for path in case.files]
     told = {"images": [str(path) for path in plan.images], "bad": checked.bad, "devices": plan.devices or 1}
-    if not folder.begin(identity, reads, scratch=[fitting.PREPARED], **told):
+    if not folder.begin(identity, checked.files, scratch=[fitting.PREPARED], **told):
         return folder.record
-    windows = Windows(folder.out / fitting.PREPARED, checked.cases, plan.preprocessing, NOTHING, quiet=plan.quiet)
+    windows = Windows(folder.out / fitting.PREPARED, checked.cases, preprocessing, NOTHING, quiet=plan.quiet)
     kept, shown = _places(plan, windows, aside)
-    steps = steps_of(shown, plan.batch) * plan.epochs
-    schedule = optax.cosine_decay_schedule(plan.learning_rate, steps)
+    steps, first = loop.steps_of(shown, plan.batch), {"image": windows.images[np.resize(shown, plan.batch)]}
+    schedule = optax.cosine_decay_schedule(plan.learning_rate, steps * plan.epochs)
     sgd = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(schedule, SGD_MOMENTUM))
-    learner = Learner(*run.compiled_learner(learner_of(sgd), mesh=mesh))
-    recipe = {name: getattr(plan, name) for name in RECIPE}
-    contrast = Contrast(model, plan.preprocessing, schedule, learner, recipe)
-    state, log = train(contrast, windows.images, shown, folder, names=told["images"], quiet=plan.quiet)
+    init, step = run.compiled_learner(learner_of(sgd), mesh=mesh)
+
+    def export(state: moco.MocoState, log: list[dict]) -> None:
+        network, source, groups = model, moco.encoder_source(state), model.config.get("whitening", 0)
+        if groups:
+            config, source = folded(model, jax.device_get(source))
+            network = build(config)
+        provenance = {"command": "pretrain", "recipe": recipe, "whitening": groups, "images": told["images"]}
+        provenance |= {"step": int(state.step), "result": log[-1] if log else None}
+        checkpoint.save(folder.out / "last", network, source, NOTHING, preprocessing, provenance=provenance)
+
+    def draw(epoch: int, place: int, window: int) -> dict[str, np.ndarray]:
+        return {"image": windows.images[window]}
+
+    state, log = loop.fit(
+        Learner(lambda key, _: init(key, first), step), loop.shuffled(draw, shown, plan.batch, seed=[plan.seed, 2]),
+        folder, epochs=plan.epochs, steps=steps, seed=plan.seed, label="pre-training", quiet=plan.quiet,
+        columns=COLUMNS, score=lambda state, epoch: {"learning_rate": float(schedule(epoch * steps - 1))},
+        write=lambda state, log: None if plan.quiet else loop.show(log[-1]), export=export,
+    )  # fmt: skip
     ranks = _spectrum(plan, model, state, (windows.images[place] for place in kept))
     counts = {"trained_on": len(shown), "constant": int((~windows.varied).sum()), "embeddings": len(kept)}
     return folder.finish(last=log[-1], windows=counts, spectrum=ranks)
@@ -117,7 +113,7 @@ def describe(record: dict[str, Any]) -> str:
 
 def _check_numbers(plan: Pretraining) -> None:
     fitting.check_pace(plan.epochs, plan.batch, plan.learning_rate)
-    for name, size in {"size": plan.preprocessing.size, "crop_size": _crop(plan)}.items():
+    for name, size in {"size": plan.size, "crop_size": plan.crop_size or plan.size}.items():
         if len(size) != 2:
             raise InputError(f"`{name}` is {'x'.join(map(str, size))}; pre-training takes slices: give HEIGHTxWIDTH")
     if not 0 <= plan.momentum < 1:
@@ -131,30 +127,26 @@ def _check_numbers(plan: Pretraining) -> None:
         raise InputError(f"a batch of {plan.batch} cannot be split over {plan.devices} devices; give a multiple")
 
 
-def _model(plan: Pretraining) -> Model:
+def _model(plan: Pretraining, channels: int) -> Model:
     """The network whose encoder is trained, whitened when the plan says so."""
-    config = {**plan.model, "classes": NOTHING.classes, "channels": plan.preprocessing.channels}
-    config["heads"] = ("segmentation",)
+    config = ({"depth": DEPTH} if plan.architecture == "resunet" else {}) | plan.network()
+    config |= {"classes": NOTHING.classes, "channels": channels, "heads": ("segmentation",)}
     model = build(config)
     if not plan.whiten:
         return model
     if model.norm != "batch":
         raise InputError(f"`whiten` takes the place of batch norm, the network has {model.norm} norm; leave it out")
-    shape = (plan.batch, *_crop(plan), model.channels)
+    shape = (plan.batch, *(plan.crop_size or plan.size), model.channels)
     source, images = jax.eval_shape(model.init, jax.random.key(0)), jax.ShapeDtypeStruct(shape, jnp.float32)
     *outer, channels = jax.eval_shape(functools.partial(features, model), source, images).shape
     return build({**config, "whitening": groups_for(channels, math.prod(outer))})
-
-
-def _crop(plan: Pretraining) -> tuple[int, int]:
-    return plan.preprocessing.size if plan.crop_size is None else plan.crop_size
 
 
 def _learner(plan: Pretraining, model: Model, optimiser: optax.GradientTransformation):
     return moco.moco_learner(
         model,
         optimiser,
-        size=_crop(plan),
+        size=plan.crop_size or plan.size,
         queue=plan.queue,
         momentum=plan.momentum,
         temperature=plan.temperature,
@@ -163,9 +155,9 @@ def _learner(plan: Pretraining, model: Model, optimiser: optax.GradientTransform
     )
 
 
-def _check_learner(plan: Pretraining, learner) -> None:
+def _check_learner(plan: Pretraining, model: Model, learner: Learner) -> None:
     """Traces a step, so that what does not fit is said before a run begins."""
-    shape = (plan.batch, *plan.preprocessing.size, plan.preprocessing.channels)
+    shape = (plan.batch, *plan.size, model.channels)
     batch = {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
     state = jax.eval_shape(learner.init, jax.random.key(0), batch)
     jax.eval_shape(learner.step, jax.random.key(0), state, batch)
@@ -187,10 +179,10 @@ def _places(plan: Pretraining, windows: Windows, aside: list[Case]) -> tuple[np.
     return np.flatnonzero(useful & held), np.flatnonzero(useful & ~held)
 
 
-def _check_varied(plan: Pretraining, cases: dict[Case, int], aside: list[Case]) -> None:
+def _check_varied(preprocessing: Kind, cases: dict[Case, int], aside: list[Case]) -> None:
     """Raises InputError when of the images kept aside, or of the others, all are constant and left out."""
     for part in (aside, [case for case in cases if case not in aside]):
-        samples = (plan.preprocessing.open(case, NOTHING) for case in part)
+        samples = (preprocessing.open(case, NOTHING) for case in part)
         if not any(np.ptp(sample.inputs(step)) for sample in samples for step in range(sample.steps)):
             which, some = "kept aside" if part is aside else "to train on", f"{part[0].image} and {len(part) - 1} more"
             raise InputError(
@@ -205,5 +197,5 @@ def _spectrum(plan: Pretraining, model: Model, state: Any, images: Iterator[np.n
     source, projector = moco.encoder_source(state), state.params["projector"]
     embeddings = spectra.in_batches(lambda batch: program(source, projector, batch), images, plan.batch)
     values = spectra.values_of(**dict(zip(("encoder", "projector"), embeddings)))
-    spectra.write(Path(plan.out), {Path(plan.out).resolve().name: values})
+    spectra.write(plan.out, {plan.out.resolve().name: values})
     return {part: spectra.summary(array) for part, array in values.items()}

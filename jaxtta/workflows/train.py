@@ -9,10 +9,8 @@ import optax
 
 from jaxtta import checkpoint, run
 from jaxtta.core import InputError, Learner, Source, Task, encoder_of, paths
-from jaxtta.data.kinds import to_dict
+from jaxtta.data.kinds import Kind, to_dict
 from jaxtta.data.labels import check_labels
-from jaxtta.data.preprocessing import Preprocessing
-from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.models import Model, build
 from jaxtta.plans import SourceTraining
 from jaxtta.runs import fitting
@@ -43,7 +41,7 @@ def train_network(
     plan: SourceTraining,
     folder: RunFolder,
     task: Task,
-    preprocessing: Preprocessing | VolumePreprocessing,
+    preprocessing: Kind,
     network: dict[str, Any],
 ) -> dict[str, Any]:
     """Trains what is told of by objects and not by words; returns the content of `run.json`.
