@@ -40,19 +40,6 @@ class Visit(NamedTuple):
     steps: int
 
 
-class Served(NamedTuple):
-    """A step that has been computed: of which visit and sample, probabilities `[batch, *size, classes]`, scalars and
-    seconds.
-    """
-
-    visit: Visit
-    sample: Sample
-    step: int
-    probabilities: np.ndarray
-    info: dict[str, float]
-    seconds: float
-
-
 Finish = Callable[[Visit, Assembly, dict[str, float], float], dict[str, Any]]
 
 
@@ -86,8 +73,15 @@ def along(
         finish: makes a row of a case that has ended, `(visit, assembly, mean info, seconds) -> row`, in a thread.
         due: whether the states are to be given out, `(*, whole)`, asked at each tick: whether no case is half done.
     """
+    numbers = np.array([group[0].stream for group in visits], np.uint32)
+    steps = [[(visit, step) for visit in group for step in range(visit.steps)] for group in visits]
+    items = [steps[t.stream[place]][t.index[place]] for t in ticks for place in np.flatnonzero(t.active)]
+    reading = prefetch(Reader(loaded, batch), items, workers=READERS, depth=2 * streams.places + READERS)
+    size = (*loaded.preprocessing.size, loaded.preprocessing.channels)
+    computing: collections.deque[tuple] = collections.deque()
     waiting: collections.deque[Future] = collections.deque()
     unfinished: dict[tuple[int, int], Unfinished] = {}
+    fetched = time.perf_counter()
 
     def ready(most: int) -> list[dict[str, Any]]:
         rows = []
@@ -95,18 +89,38 @@ def along(
             rows.append(waiting.popleft().result())
         return [row for row in rows if row is not None]
 
-    computed = _computed(loaded, streams, visits, ticks, states, key=key, batch=batch, due=due)
     with ThreadPoolExecutor(FINISHERS) as pool:
-        for count, kept, served in computed:
-            for one in served:
-                name = one.visit[:2]
-                if name not in unfinished:
-                    unfinished[name] = Unfinished(one.visit, Assembly(one.sample, loaded.task, keep=keep), finish)
-                waiting.append(unfinished[name].take(pool, one))
-                if one.step == one.visit.steps - 1:
-                    del unfinished[name]
-            last = kept is not None or count == len(ticks)
-            yield count, kept, ready(0 if last else 4 * streams.places + FINISHERS)
+        for count, tick in enumerate(ticks, start=1):
+            images = np.zeros((streams.places, batch, *size), np.float32)
+            given: dict[int, tuple[Visit, int, Sample]] = {}
+            for place in np.flatnonzero(tick.active):
+                item, read = next(reading)
+                if isinstance(read, InputError):
+                    raise read
+                given[place] = (*item, read[0])
+                images[place] = read[1]
+            states, outputs = streams.step(key, tick._replace(stream=numbers[tick.stream]), states, images)
+            computing.append((given, outputs))
+            saving = due(whole=all(step == visit.steps - 1 for visit, step, _ in given.values()))
+            last = saving or count == len(ticks)
+            # Results are fetched one tick late, so that the device always has work.
+            while len(computing) > (0 if last else 1):
+                given, outputs = computing.popleft()
+                probabilities, info = jax.device_get(outputs)
+                seconds = (time.perf_counter() - fetched) / len(given)
+                fetched = time.perf_counter()
+                for place, (visit, step, sample) in given.items():
+                    name, scalars = visit[:2], {name: float(values[place]) for name, values in info.items()}
+                    if name not in unfinished:
+                        unfinished[name] = Unfinished(visit, Assembly(sample, loaded.task, keep=keep), finish)
+                    waiting.append(unfinished[name].take(pool, step, probabilities[place], scalars, seconds))
+                    if step == visit.steps - 1:
+                        del unfinished[name]
+            yield (
+                count,
+                jax.device_get(states) if saving else None,
+                ready(0 if last else 4 * streams.places + FINISHERS),
+            )
 
 
 class Unfinished:
@@ -116,19 +130,21 @@ class Unfinished:
         self.visit, self.assembly, self.finish = visit, assembly, finish
         self.infos, self.seconds, self.before = [], 0.0, None
 
-    def take(self, pool: ThreadPoolExecutor, served: Served) -> Future:
+    def take(
+        self, pool: ThreadPoolExecutor, step: int, probabilities: np.ndarray, info: dict[str, float], seconds: float
+    ) -> Future:
         """Adds a step in the pool; the future holds the case's row once it was the last, else None."""
-        self.infos.append(served.info)
-        self.seconds += served.seconds
+        self.infos.append(info)
+        self.seconds += seconds
         # A pool begins its work in order, so who waits for the step before it waits for one that has begun.
-        self.before = pool.submit(self._add, self.before, served)
+        self.before = pool.submit(self._add, self.before, step, probabilities)
         return self.before
 
-    def _add(self, before: Future | None, served: Served) -> dict | None:
+    def _add(self, before: Future | None, step: int, probabilities: np.ndarray) -> dict | None:
         if before is not None:
             before.result()
-        self.assembly.add(served.step, served.probabilities)
-        if served.step < self.visit.steps - 1:
+        self.assembly.add(step, probabilities)
+        if step < self.visit.steps - 1:
             return None
         info = {name: float(np.mean([info[name] for info in self.infos])) for name in self.infos[0]}
         return self.finish(self.visit, self.assembly, info, self.seconds)
@@ -158,41 +174,3 @@ class Reader:
             if not samples:
                 samples.append(self.open(visit.case))
         return samples[0], samples[0].inputs(step)
-
-
-def _computed(loaded, streams: run.Streams, visits, ticks, states, *, key: Key, batch: int, due) -> Iterator[tuple]:
-    """`(ticks dispatched, states or None, [Served, ...])`, tick by tick.
-
-    The next inputs are read while these are computed, and results are fetched one tick late, so the device always has
-    work.
-    """
-    numbers = np.array([group[0].stream for group in visits], np.uint32)
-    steps = [[(visit, step) for visit in group for step in range(visit.steps)] for group in visits]
-    items = [steps[t.stream[place]][t.index[place]] for t in ticks for place in np.flatnonzero(t.active)]
-    reading = prefetch(Reader(loaded, batch), items, workers=READERS, depth=2 * streams.places + READERS)
-    size = (*loaded.preprocessing.size, loaded.preprocessing.channels)
-    computing: collections.deque[tuple] = collections.deque()
-    fetched = time.perf_counter()
-    for count, tick in enumerate(ticks, start=1):
-        images = np.zeros((streams.places, batch, *size), np.float32)
-        given: dict[int, tuple[Visit, int, Sample]] = {}
-        for place in np.flatnonzero(tick.active):
-            item, read = next(reading)
-            if isinstance(read, InputError):
-                raise read
-            given[place] = (*item, read[0])
-            images[place] = read[1]
-        states, outputs = streams.step(key, tick._replace(stream=numbers[tick.stream]), states, images)
-        computing.append((given, outputs))
-        whole = all(step == visit.steps - 1 for visit, step, _ in given.values())
-        saving = due(whole=whole)
-        served = []
-        while len(computing) > (0 if saving or count == len(ticks) else 1):
-            given, outputs = computing.popleft()
-            probabilities, info = jax.device_get(outputs)
-            seconds = (time.perf_counter() - fetched) / len(given)
-            fetched = time.perf_counter()
-            for place, (visit, step, sample) in given.items():
-                scalars = {name: float(values[place]) for name, values in info.items()}
-                served.append(Served(visit, sample, step, probabilities[place], scalars, seconds))
-        yield count, jax.device_get(states) if saving else None, served

@@ -7,16 +7,19 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from jaxtta import checkpoint, distributed, run
-from jaxtta.core import InputError
+from jaxtta.core import InputError, Tree
 from jaxtta.data.cases import Case
+from jaxtta.data.sample import Assembly
 from jaxtta.distributed import together
 from jaxtta.models.precision import with_precision
 from jaxtta.plans import Adaptation
-from jaxtta.runs import inputs, options, results
+from jaxtta.runs import inputs, options, results, writing
 from jaxtta.runs.folder import STATE, RunFolder, Share
-from jaxtta.runs.serving import Wanted, serve
+from jaxtta.runs.stream import Visit, along
+from jaxtta.schedule import schedule
 
 
 def adapt(plan: Adaptation) -> dict[str, Any]:
@@ -38,34 +41,27 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
 def _adapt(plan: Adaptation, folder: RunFolder) -> dict[str, Any]:
     out, share = folder.out, folder.share
     ready = together(lambda: _ready(plan, share))
-    plan, loaded, streams, checked = ready.plan, ready.loaded, ready.streams, ready.checked
+    plan, streams = ready.plan, ready.streams
     mine = {case for group in ready.groups.values() for case in group}
     begun = folder.begin(
         ready.identity,
-        [Path(plan.source), *(path for case in ready.cases for path in case.files)],
+        [plan.source, *(path for case in ready.cases for path in case.files)],
         elsewhere={f"{case.domain}/{case.name}" for case in ready.cases if case not in mine},
         scratch=[STATE],
         source=str(plan.source),
         images=[str(path) for path in plan.images],
-        bad=checked.bad,
+        bad=ready.checked.bad,
         devices=[str(device) for device in jax.local_devices()[: streams.devices]],
         places=streams.places,
     )
     if not begun:
         return folder.record
     began = time.perf_counter()
-    several = len({case.domain for case in ready.cases}) > 1
-    groups = {
-        number: {c: checked.cases[c] for c in group if c in checked.cases} for number, group in ready.groups.items()
-    }
-    groups = {number: group for number, group in groups.items() if group}
-    label = None if plan.quiet else plan.method
-    wanted = Wanted(plan.batch, plan.seed, plan.probabilities, plan.overlays, label)
-    compile_seconds = together(lambda: serve(loaded, streams, groups, folder, wanted, several=several))
+    compile_seconds = together(lambda: _serve(ready, folder))
     seconds = {"compile_seconds": round(compile_seconds, 3), "seconds": round(time.perf_counter() - began, 3)}
     rows = together(lambda: _rows(out, share, ready.cases))
     together(lambda: share.number == 0 and results.write_rows(out / results.TABLE, rows))
-    record = folder.finish(**seconds, **results.summary(rows, loaded.task))
+    record = folder.finish(**seconds, **results.summary(rows, ready.loaded.task))
     if share.count > 1:
         (out / share.file(results.TABLE)).unlink()
     return record
@@ -136,19 +132,11 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
         checked = inputs.check_cases(
             mine, preprocessing, loaded.task, batch=plan.batch, skip_bad=plan.skip_bad, quiet=plan.quiet
         )
+    alike = ("method", "settings", "precision", "episodic", "repeat", "batch", "reset", "streams")
     identity = {
-        "method": plan.method,
-        "settings": plan.settings,
-        "precision": plan.precision,
-        "episodic": plan.episodic,
-        "repeat": plan.repeat,
-        "batch": plan.batch,
-        "reset": plan.reset,
-        "streams": plan.streams,
+        **{name: getattr(plan, name) for name in alike},
         "processes": share.count,
-        "seed": plan.seed,
-        "probabilities": plan.probabilities,
-        "overlays": plan.overlays,
+        **{name: getattr(plan, name) for name in ("seed", "probabilities", "overlays")},
         "scored": cases[0].mask is not None,
         "source_sha256": loaded.manifest["sha256"],
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
@@ -167,6 +155,80 @@ def _streams(cases: list[Case], reset: str) -> list[list[Case]]:
     for case in cases:
         streams.setdefault(RESETS[reset](case), []).append(case)
     return list(streams.values())
+
+
+def _serve(ready: Ready, folder: RunFolder) -> float:
+    """Adapts along all streams of this process and writes their files; returns the seconds of compilation."""
+    plan, loaded, streams, known = ready.plan, ready.loaded, ready.streams, ready.checked.cases
+    visits = [
+        [Visit(number, place, case, known[case]) for place, case in enumerate(case for case in group if case in known)]
+        for number, group in ready.groups.items()
+    ]
+    visits = [group for group in visits if group]
+    cases = [visit.case for group in visits for visit in group]
+    path = folder.out / folder.share.file(results.TABLE)
+    if not cases:
+        results.write_rows(path, [])
+        return 0.0
+    several = len({case.domain for case in ready.cases}) > 1
+    ticks = schedule([sum(visit.steps for visit in group) for group in visits], streams.places)
+    shape = (streams.places, plan.batch, *loaded.preprocessing.size, loaded.preprocessing.channels)
+    blank = np.zeros(shape, np.float32)
+    states, key = streams.begin(blank), jax.random.key(plan.seed)
+    done, rows, kept = _resumed(folder, states, cases, len(ticks))
+    states = states if kept is None else streams.put(kept)
+    began = time.perf_counter()
+    if done < len(ticks):
+        streams.compile(key, ticks[0], states, blank)
+    compile_seconds = time.perf_counter() - began
+    folders = writing.Folders(folder.out, probabilities=plan.probabilities, overlays=plan.overlays)
+
+    def finish(visit: Visit, assembly: Assembly, info: dict[str, float], seconds: float) -> dict[str, Any]:
+        of_domain = folders.of(visit.case.domain if several else "")
+        return writing.finish(assembly, info, seconds, folders=of_domain, loaded=loaded)
+
+    adapting = along(
+        loaded, streams, visits, ticks[done:], states,
+        key=key, batch=plan.batch, keep=plan.probabilities, finish=finish, due=folder.due,
+    )  # fmt: skip
+    bar = tqdm(
+        total=len(cases), initial=len(rows), desc=None if plan.quiet else plan.method, unit=loaded.preprocessing.kind,
+        disable=plan.quiet or None,
+    )  # fmt: skip
+    with folder.steps(), bar, results.Table(path, rows) as table:
+        for count, kept, finished in adapting:
+            for row in finished:
+                _report(bar, table, row)
+            if kept is not None:
+                folder.save(kept, {"ticks": done + count, "rows": len(table.rows)})
+    results.write_rows(path, results.in_order(table.rows, cases))
+    return compile_seconds
+
+
+def _resumed(folder: RunFolder, like: Tree, cases: list[Case], ticks: int) -> tuple[int, list[dict], Tree]:
+    """Ticks done, their rows, and the states after them; no states when nothing is left or nothing can be gone on from.
+
+    The first table is that of all processes, which is there once they have finished; the second this process's own.
+    """
+    names, rows = {(case.domain, case.name) for case in cases}, []
+    for table in (results.TABLE, folder.share.file(results.TABLE)):
+        there = results.read_rows(folder.out / table) if (folder.out / table).is_file() else []
+        rows = [row for row in there if (row["domain"], row["name"]) in names]
+        if len(rows) == len(cases):
+            return ticks, rows, None
+    saved = folder.load(like) if rows else None
+    if saved is None or len(rows) < saved[1]["rows"]:  # stopped while the table was written anew: the states are ahead
+        return 0, [], None
+    kept, told = saved
+    return told["ticks"], rows[: told["rows"]], kept
+
+
+def _report(bar: tqdm, table: results.Table, row: dict) -> None:
+    table.add(row)
+    scores = [r["dice"] for r in table.rows if np.isfinite(r.get("dice", np.nan))]
+    if scores:
+        bar.set_postfix_str(f"Dice {np.mean(scores):.2f}", refresh=False)
+    bar.update()
 
 
 def _rows(out: Path, share: Share, cases: list[Case]) -> list[dict]:
