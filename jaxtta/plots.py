@@ -48,16 +48,16 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     axes = figure.subplots(len(heights), len(domains), squeeze=False, sharex="col", sharey="row", height_ratios=heights)
     for column, domain in enumerate(domains):
         for number, (method, rows) in enumerate(tables.items()):
-            own = [row for row in rows if row["domain"] == domain]
-            place, colour = np.arange(1, len(own) + 1), COLOURS[number % len(COLOURS)]
-            dice = np.array([row["dice"] for row in own])
+            inside = [row for row in rows if row["domain"] == domain]
+            place, colour = np.arange(1, len(inside) + 1), COLOURS[number % len(COLOURS)]
+            dice = np.array([row["dice"] for row in inside])
             running = _running_mean(dice[None])
             axes[0, column].plot(place, dice, ".", color=colour, alpha=0.35)
             # Thinner and thinner, so that lines on top of each other can all be seen.
             wide = 1.2 + 4.0 * (1 - number / len(tables))
             axes[0, column].plot(place, running, color=colour, label=method, linewidth=wide)
             if method in aligned:
-                axes[1, column].plot(place, [row["cosine"] for row in own], color=colour)
+                axes[1, column].plot(place, [row["cosine"] for row in inside], color=colour)
         axes[0, column].set_title(domain)
         axes[-1, column].set_xlabel("image of the stream")
         axes[-1, column].locator_params(axis="x", integer=True)
@@ -88,12 +88,12 @@ def accelerator(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     rows = [row for row in tables.get("streams", []) if row["ms/image"] > 0]
     places = sorted({row["streams"] for row in rows})
     for number, precision in enumerate(dict.fromkeys(row["precision"] for row in rows), start=1):
-        own = sorted((row for row in rows if row["precision"] == precision), key=itemgetter("streams"))
-        at, colour = [places.index(row["streams"]) for row in own], COLOURS[number]
-        time.plot(at, [row["ms/image"] for row in own], "o-", color=colour, label=f"jaxtta, {precision}")
-        share.plot(at, [100 * row["of the product"] for row in own], "o-", color=colour, label=f"product, {precision}")
-        share.plot(at, [100 * row["of the copy"] for row in own], "s:", color=colour, label=f"copy, {precision}")
-        memory.plot(at, [row["program MB"] / 1e3 for row in own], "o-", color=colour, label=precision)
+        runs = sorted((row for row in rows if row["precision"] == precision), key=itemgetter("streams"))
+        at, colour = [places.index(row["streams"]) for row in runs], COLOURS[number]
+        time.plot(at, [row["ms/image"] for row in runs], "o-", color=colour, label=f"jaxtta, {precision}")
+        share.plot(at, [100 * row["of the product"] for row in runs], "o-", color=colour, label=f"product, {precision}")
+        share.plot(at, [100 * row["of the copy"] for row in runs], "s:", color=colour, label=f"copy, {precision}")
+        memory.plot(at, [row["program MB"] / 1e3 for row in runs], "o-", color=colour, label=precision)
     for number, row in enumerate(tables.get("pytorch", [])):
         colour = COLOURS[number + 3]
         time.axhline(row["ms/image"], linestyle=(0, (2 + number, 2)), linewidth=1.2, color=colour)
@@ -126,8 +126,8 @@ def singular_values(spectra: Mapping[str, Mapping[str, np.ndarray]], path: Path)
     parts = list(dict.fromkeys(part for arm in spectra.values() for part in arm))
     figure = _figure(1 + 5 * len(parts), 4)
     for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts):
-        for number, (arm, own) in enumerate(spectra.items()):
-            values = np.asarray(own.get(part, ()))
+        for number, (arm, by_part) in enumerate(spectra.items()):
+            values = np.asarray(by_part.get(part, ()))
             shown = values[values > 1e-8 * np.max(values, initial=0)]
             if len(shown):
                 axes.plot(np.arange(1, len(shown) + 1), shown, color=COLOURS[number % len(COLOURS)], label=arm)
@@ -274,7 +274,9 @@ def _gains(rows: Sequence[Mapping]) -> list[dict[str, np.ndarray]]:
     for row in sorted(rows, key=itemgetter("round", "place")):
         streams = rounds.setdefault(row["round"], {}).setdefault(row["method"], {})
         streams.setdefault((row["order"], row["seed"]), []).append(row["dice"] - unadapted[visit(row)])
-    return [{m: _running_mean(np.array([*own.values()])) for m, own in methods.items()} for methods in rounds.values()]
+    return [
+        {m: _running_mean(np.array([*runs.values()])) for m, runs in methods.items()} for methods in rounds.values()
+    ]
 
 
 def _write_labels(axes: Any, labels: Sequence[tuple[str, tuple[float, float], str]]) -> None:

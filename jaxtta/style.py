@@ -193,7 +193,7 @@ def draw_style(key: Key, images: Array) -> Style:
     dtype = images.dtype
     key_made, key_blurred, *keys = jax.random.split(key, 2 + len(Style._fields))
     probability = jnp.array(PROBABILITY, dtype)[:, None]
-    made = Style(*jax.random.bernoulli(key_made, probability, (len(PROBABILITY), *per_image)))
+    chosen = Style(*jax.random.bernoulli(key_made, probability, (len(PROBABILITY), *per_image)))
     blurred = jax.random.bernoulli(key_blurred, PROBABILITY_BLUR_CHANNEL, per_channel)
     drawn = Style(
         brightness=jax.random.uniform(keys[0], per_channel, dtype, *BRIGHTNESS),
@@ -203,11 +203,11 @@ def draw_style(key: Key, images: Array) -> Style:
         blur=jax.random.uniform(keys[4], per_channel, dtype, *BLUR),
     )
     return Style(
-        brightness=jnp.where(made.brightness[:, None], drawn.brightness, 1.0),
-        contrast=jnp.where(made.contrast[:, None], drawn.contrast, 1.0),
-        gamma=jnp.where(made.gamma[:, None], drawn.gamma, 1.0),
-        noise=jnp.where(made.noise, drawn.noise, 0.0),
-        blur=jnp.where(made.blur[:, None] & blurred, drawn.blur, 0.0),
+        brightness=jnp.where(chosen.brightness[:, None], drawn.brightness, 1.0),
+        contrast=jnp.where(chosen.contrast[:, None], drawn.contrast, 1.0),
+        gamma=jnp.where(chosen.gamma[:, None], drawn.gamma, 1.0),
+        noise=jnp.where(chosen.noise, drawn.noise, 0.0),
+        blur=jnp.where(chosen.blur[:, None] & blurred, drawn.blur, 0.0),
     )
 
 

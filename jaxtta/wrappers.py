@@ -89,7 +89,7 @@ def _predicted_again(method: Method) -> Callable[..., Array]:
         leaves, structure = jax.tree.flatten(arguments)
 
         def over_places(function: Callable[..., Array]) -> Array:
-            flat = jax.vmap(lambda *own: function(*jax.tree.unflatten(structure, own)), in_axes, axis_size=places)
+            flat = jax.vmap(lambda *each: function(*jax.tree.unflatten(structure, each)), in_axes, axis_size=places)
             return flat(*leaves)
 
         def again(good: Array, logits: Array, source: Source, state: Tree, images: Array) -> Array:

@@ -105,8 +105,11 @@ def run_cell(
 
     ticks = schedule([sum(visit.steps for visit in stream) for stream in visits], subject.streams.places)
     states, rows = subject.streams.begin(subject.blank), []
-    how = {"key": jax.random.key(cell.seed), "batch": subject.batch, "keep": True, "finish": finish}
-    for _, _, finished in along(subject.loaded, subject.streams, visits, ticks, states, **how):
+    adapting = along(
+        subject.loaded, subject.streams, visits, ticks, states,
+        key=jax.random.key(cell.seed), batch=subject.batch, keep=True, finish=finish,
+    )  # fmt: skip
+    for _, _, finished in adapting:
         rows += finished
         advance(len(finished))
     named = [(turn, case.domain, case.name) for stream in laid_out.values() for turn, case in stream]

@@ -21,11 +21,11 @@ def configured(given: Mapping[str, Any], *, file: Path | None) -> Benchmark:
         InputError: an entry that is unknown, missing or of another kind.
     """
     values = {} if file is None else _read(file)
-    own = values.pop("own_protocols", {})
+    written = values.pop("own_protocols", {})
     values |= given
-    names = values.pop("protocols", list(own))
+    names = values.pop("protocols", list(written))
     if names:
-        values["protocols"] = names if isinstance(names, dict) else chosen_protocols(names, PROTOCOLS | own)
+        values["protocols"] = names if isinstance(names, dict) else chosen_protocols(names, PROTOCOLS | written)
     return resolved(Benchmark(**values), where="" if file is None else f", or {{}} in {file}")
 
 
@@ -84,10 +84,10 @@ def _read(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: no entry is called {', '.join(unknown)}; choose from {', '.join(ENTRIES)}")
     values: dict[str, Any] = {}
     for key, value in entries.items():
-        fits, expected, made = ENTRIES[key]
+        fits, expected, read = ENTRIES[key]
         if not fits(value):
             raise InputError(f"{file}: {key} is {value!r}; expected {expected}")
-        values[key] = made(file.resolve().parent, value)
+        values[key] = read(file.resolve().parent, value)
     if isinstance(values.get("protocols"), dict):
         values["own_protocols"] = values.pop("protocols")
     return values
@@ -97,13 +97,13 @@ def _protocols(folder: Path, value: list[str] | dict[str, dict]) -> list[str] | 
     if isinstance(value, list):
         return value
     fields = Protocol.__dataclass_fields__
-    made = {}
+    protocols = {}
     for name, entries in value.items():
         unknown = [key for key in entries if key not in fields]
         if unknown:
             raise InputError(f"protocol {name} has no {', '.join(unknown)}; it has {', '.join(fields)}")
-        made[name] = PROTOCOLS[name] if not entries and name in PROTOCOLS else Protocol(**entries)
-    return made
+        protocols[name] = PROTOCOLS[name] if not entries and name in PROTOCOLS else Protocol(**entries)
+    return protocols
 
 
 def _is(kind: type) -> Callable[[Any], bool]:

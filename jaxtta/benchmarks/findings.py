@@ -16,7 +16,7 @@ from jaxtta.runs.results import aligned
 
 Rows = Sequence[Mapping[str, Any]]
 # Of the record, what the report says was run.
-SAID = (
+RECORDED = (
     "paths", "sources", "images", "methods", "protocols", "orders", "seeds", "against", "batch", "streams", "precision",
     "refused", "bad", "devices", "versions", "started", "seconds",
 )  # fmt: skip
@@ -50,13 +50,13 @@ def write_report(
         write_text(out / name, text)
     sections = []
     for source, protocol in dict.fromkeys((row["source"], row["protocol"]) for row in scores):
-        own = [row for row in scores if (row["source"], row["protocol"]) == (source, protocol)]
+        group = [row for row in scores if (row["source"], row["protocol"]) == (source, protocol)]
         folder = out / "figures" / file_name(source) / file_name(protocol)
-        pictures = _figures(folder, [row for row in rows if _of(row) == (source, protocol)], own, costs)
-        made = tables(own)
-        sections.append(Section(made[0].title, made, SCORE_NOTES, pictures))
+        pictures = _figures(folder, [row for row in rows if _of(row) == (source, protocol)], group, costs)
+        scored = tables(group)
+        sections.append(Section(scored[0].title, scored, SCORE_NOTES, pictures))
     sections.append(Section("Costs", tables([], costs=costs), COST_NOTES))
-    run = {name: record[name] for name in SAID if record[name]}
+    run = {name: record[name] for name in RECORDED if record[name]}
     gallery = [
         {**{name: getattr(cell, name) for name in ("source", "protocol", "method")}, **item}
         for cell in cells

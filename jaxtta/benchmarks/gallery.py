@@ -68,9 +68,9 @@ class Gallery:
 
     def close(self) -> None:
         """Writes what was kept, each beside the source's picture, and which they are."""
-        items = []
-        for number, (gain, domain, name, own) in enumerate(sorted(self.gains + self.harms, key=lambda one: -one.gain)):
-            pair = overlays.tile([images.read_image(_of(self.folder, domain, name)), own])
+        items, shown = [], sorted(self.gains + self.harms, key=lambda one: -one.gain)
+        for number, (gain, domain, name, picture) in enumerate(shown):
+            pair = overlays.tile([images.read_image(_of(self.folder, domain, name)), picture])
             images.write_jpeg(self.cell / f"{number}.jpg", pair)
             items.append({"file": f"{number}.jpg", "domain": domain, "name": name, "gain": gain})
         if self.before is not None:

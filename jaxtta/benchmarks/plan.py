@@ -93,12 +93,12 @@ def ready(plan: Benchmark, registry: Mapping[str, Callable[..., Method]]) -> Rea
     if wrong is not None:
         raise InputError(f"an order of domains is {','.join(wrong)}; expected each of {','.join(domains)} once")
     plan = dataclasses.replace(plan, orders=orders)
-    how = {"batch": plan.batch, "skip_bad": plan.skip_bad, "quiet": plan.quiet}
-    checked = {label: inputs.check_cases(cases, one.preprocessing, one.task, **how) for label, one in loaded.items()}
+    flags = {"batch": plan.batch, "skip_bad": plan.skip_bad, "quiet": plan.quiet}
+    checked = {label: inputs.check_cases(cases, one.preprocessing, one.task, **flags) for label, one in loaded.items()}
     good = [case for case in cases if all(case in one.cases for one in checked.values())]
     bad = list({(b["domain"], b["name"]): b for one in checked.values() for b in one.bad}.values())
     grouped = {domain: [case for case in good if case.domain == domain] for domain in domains}
-    empty = next((domain for domain, own in grouped.items() if not own), None)
+    empty = next((domain for domain, inside in grouped.items() if not inside), None)
     if empty is not None:
         raise InputError(f"{empty}: all its files are bad; leave this domain out")
     by_size = any(protocol.images == "by_size" for protocol in plan.protocols.values())

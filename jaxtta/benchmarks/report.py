@@ -96,9 +96,9 @@ def _resource(name: str) -> str:
 def _lines(value: Any) -> list[str]:
     """A value of the record: what has names or parts is written one below the other, and inside of that in a line."""
     if isinstance(value, Mapping):
-        return [f"{name}: {_line(own)}" for name, own in value.items()]
-    if isinstance(value, (list, tuple)) and any(isinstance(own, (Mapping, list, tuple)) for own in value):
-        return [_line(own) for own in value]
+        return [f"{name}: {_line(part)}" for name, part in value.items()]
+    if isinstance(value, (list, tuple)) and any(isinstance(part, (Mapping, list, tuple)) for part in value):
+        return [_line(part) for part in value]
     return [_line(value)]
 
 
@@ -106,7 +106,7 @@ def _line(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(_lines(value))
     if isinstance(value, (list, tuple)):
-        return ", ".join(_line(own) for own in value)
+        return ", ".join(_line(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

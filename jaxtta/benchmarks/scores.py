@@ -80,17 +80,17 @@ def summary(rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, against:
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["source"], row["protocol"]), []).append(row)
-    made = {}
-    for (source, protocol), own in groups.items():
-        visits = _visits(own, names)
+    summaries = {}
+    for (source, protocol), group in groups.items():
+        visits = _visits(group, names)
         if against not in visits.methods:
             raise InputError(
                 f"there is no method {against!r} to compare with for source {source}, protocol {protocol}; "
                 f"choose from {', '.join(visits.methods)}"
             )
         for method, scores in _scores(visits, against).items():
-            made[source, protocol, method] = {"source": source, "protocol": protocol, "method": method, **scores}
-    return [made[key] for key in dict.fromkeys((row["source"], row["protocol"], row["method"]) for row in rows)]
+            summaries[source, protocol, method] = {"source": source, "protocol": protocol, "method": method, **scores}
+    return [summaries[key] for key in dict.fromkeys((row["source"], row["protocol"], row["method"]) for row in rows)]
 
 
 def mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
@@ -106,7 +106,7 @@ def domain_equal(values: np.ndarray, domains: dict[str, np.ndarray]) -> np.ndarr
         values: `[method, replicate, round, image, class]`.
         domains: name -> boolean `[image]`.
     """
-    return np.stack([mean(mean(values[:, :, :, own], (2, 3)), -1) for own in domains.values()], axis=-1)
+    return np.stack([mean(mean(values[:, :, :, inside], (2, 3)), -1) for inside in domains.values()], axis=-1)
 
 
 def bootstrap(values: np.ndarray, domains: dict[str, np.ndarray]) -> np.ndarray:
@@ -118,8 +118,8 @@ def bootstrap(values: np.ndarray, domains: dict[str, np.ndarray]) -> np.ndarray:
     """
     rng, means = np.random.default_rng(0), []
     for name in sorted(domains):
-        own = np.moveaxis(values[:, domains[name]], 1, 0)  # [image, method, class]
-        count, flat = len(own), own.reshape(len(own), -1)
+        by_image = np.moveaxis(values[:, domains[name]], 1, 0)  # [image, method, class]
+        count, flat = len(by_image), by_image.reshape(len(by_image), -1)
         defined = np.isfinite(flat)
         both = np.concatenate([np.where(defined, flat, 0.0), defined], axis=1)
         drawn, block = [], max(1, BLOCK // count)
@@ -130,7 +130,7 @@ def bootstrap(values: np.ndarray, domains: dict[str, np.ndarray]) -> np.ndarray:
             times = np.bincount(places.ravel(), minlength=size * count).reshape(size, count)
             drawn.append(times.astype(np.float64) @ both)
         sums, counts = np.split(np.concatenate(drawn), 2, axis=1)
-        means.append(mean(_ratio(sums, counts).reshape(DRAWS, *own.shape[1:]), -1))
+        means.append(mean(_ratio(sums, counts).reshape(DRAWS, *by_image.shape[1:]), -1))
     return mean(np.stack(means), 0)
 
 
@@ -166,8 +166,8 @@ def _scores(visits: Visits, against: str) -> dict[str, dict[str, Any]]:
     visited = mean(dice, -1)
     images = mean(visited, (1, 2))
     differences = np.round(images - images[methods.index(against)], DIGITS)
-    pairs = [own[np.isfinite(own)] for own in differences]
-    p = holm([float("nan") if m == against else signed_rank(own) for m, own in zip(methods, pairs)])
+    pairs = [values[np.isfinite(values)] for values in differences]
+    p = holm([float("nan") if m == against else signed_rank(values) for m, values in zip(methods, pairs)])
     columns = {
         "dice": mean(mean(by_domain, 1), -1),
         "dice_low": _percentile(draws, INTERVAL[0]),
@@ -178,10 +178,10 @@ def _scores(visits: Visits, against: str) -> dict[str, dict[str, Any]]:
             for name in ("hd95", "assd", "ece")
         },
         "harm": _harm(visited, methods),
-        "worst_decile": [_worst(own[np.isfinite(own)]) for own in images],
-        "spread": [_deviation(own[np.isfinite(own)]) for own in by_replicate],
+        "worst_decile": [_worst(values[np.isfinite(values)]) for values in images],
+        "spread": [_deviation(values[np.isfinite(values)]) for values in by_replicate],
         "degradation": _degradation(dice, visits.domains),
-        "difference": [float("nan") if m == against else mean(own, 0) for m, own in zip(methods, pairs)],
+        "difference": [float("nan") if m == against else mean(values, 0) for m, values in zip(methods, pairs)],
         "p": p,
     }
     domains = mean(by_domain, 1)
@@ -216,7 +216,7 @@ def _visits(rows: list[Mapping[str, Any]], names: Sequence[str]) -> Visits:
     return Visits(
         methods=methods,
         domains={domain: of_image == domain for domain in dict.fromkeys(row["domain"] for row in rows)},
-        scores={score: np.stack([array(column) for column in own], axis=-1) for score, own in columns.items()},
+        scores={score: np.stack([array(column) for column in group], axis=-1) for score, group in columns.items()},
     )
 
 
@@ -234,8 +234,8 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _percentile(draws: np.ndarray, percent: float) -> list[float]:
     """A percentile of each column's defined values."""
-    columns = [own[np.isfinite(own)] for own in draws.T]
-    return [np.percentile(own, percent) if own.size else float("nan") for own in columns]
+    columns = [column[np.isfinite(column)] for column in draws.T]
+    return [np.percentile(column, percent) if column.size else float("nan") for column in columns]
 
 
 def _harm(visited: np.ndarray, methods: list[str]) -> np.ndarray:

@@ -87,13 +87,13 @@ def tables(scores: Rows, *, costs: Rows = ()) -> list[Table]:
         costs: `source`, `method`, `seconds` (per image), `compile_seconds`, `memory` (bytes), `forward` and `backward`
             (passes per image), `parameters` (adapted), `state` (bytes).
     """
-    made = []
+    found = []
     for source, protocol in dict.fromkeys((row["source"], row["protocol"]) for row in scores):
-        own = [row for row in scores if (row["source"], row["protocol"]) == (source, protocol)]
-        made.append(_table(f"Source {source}, protocol {protocol}", _flat(own), _score_columns(own)))
+        group = [row for row in scores if (row["source"], row["protocol"]) == (source, protocol)]
+        found.append(_table(f"Source {source}, protocol {protocol}", _flat(group), _score_columns(group)))
     for source in dict.fromkeys(row["source"] for row in costs):
-        made.append(_table(f"Costs, source {source}", [row for row in costs if row["source"] == source], COSTS))
-    return made
+        found.append(_table(f"Costs, source {source}", [row for row in costs if row["source"] == source], COSTS))
+    return found
 
 
 def markdown(scores: Rows, *, costs: Rows = ()) -> str:
@@ -154,12 +154,12 @@ def comma_separated(rows: Rows) -> str:
 def _flat(rows: Rows) -> list[dict[str, Any]]:
     """Rows with the domains of all of them as columns, NaN where a row has none, before the other scores."""
     domains = dict.fromkeys(domain for row in rows for domain in row.get("domains", ()))
-    made = []
+    flat = []
     for row in rows:
-        own = {f"domain_{domain}": row["domains"].get(domain, math.nan) for domain in domains}
+        by_domain = {f"domain_{domain}": row["domains"].get(domain, math.nan) for domain in domains}
         named = {k: v for k, v in row.items() if isinstance(v, str)}
-        made.append(named | own | {k: v for k, v in row.items() if k != "domains"})
-    return made
+        flat.append(named | by_domain | {k: v for k, v in row.items() if k != "domains"})
+    return flat
 
 
 def _notes(scores: Rows, costs: Rows) -> tuple[str, ...]:
@@ -174,7 +174,7 @@ def _table(title: str, rows: Rows, columns: Sequence[Column]) -> Table:
         title=title,
         header=["method", *(column.name for column in known)],
         rows=[[row["method"], *(_cell(row, column) for column in known)] for row in rows],
-        best=[[False, *(own[i] for own in best)] for i in range(len(rows))],
+        best=[[False, *(column[i] for column in best)] for i in range(len(rows))],
     )
 
 
@@ -191,11 +191,11 @@ def _best(rows: Rows, column: Column) -> list[bool]:
     competing = [
         not math.isnan(value) and not (column.adapting and row["method"] == SOURCE) for row, value in zip(rows, values)
     ]
-    numbers = [value for value, own in zip(values, competing) if own]
+    numbers = [value for value, competes in zip(values, competing) if competes]
     if not column.better or len({column.show(value) for value in numbers}) < 2:
         return [False] * len(rows)
     best = column.show(max(numbers, key=lambda value: column.better * value))
-    return [own and column.show(value) == best for value, own in zip(values, competing)]
+    return [competes and column.show(value) == best for value, competes in zip(values, competing)]
 
 
 def _decimals(value: float, *, digits: int = 2, sign: str = "") -> str:

@@ -173,24 +173,24 @@ def change_appearance(
 
     names = ("light", "offset", "contrast", "gamma", "inverted_gamma", "saturation", "blur", "sharpening", "resolution")
     chances = rng.random(len(names))
-    made = {name for name, chance in zip(names, chances) if chance < getattr(settings, f"{name}_probability")}
-    if "light" in made:
+    chosen = {name for name, chance in zip(names, chances) if chance < getattr(settings, f"{name}_probability")}
+    if "light" in chosen:
         field = polynomial_field(rng, space)
         image = light(image, field, drawn(lambda: rng.uniform(*settings.light)))
-    if "offset" in made:
+    if "offset" in chosen:
         image = image + drawn(lambda: rng.uniform(-settings.offset, settings.offset))
-    if "contrast" in made:
+    if "contrast" in chosen:
         image = contrast(image, drawn(lambda: multiplier(rng, *settings.contrast)))
-    if "gamma" in made:
+    if "gamma" in chosen:
         image = gamma(image, drawn(lambda: multiplier(rng, *settings.gamma)))
-    if "inverted_gamma" in made:
+    if "inverted_gamma" in chosen:
         image = -gamma(-image, drawn(lambda: multiplier(rng, *settings.gamma)))
-    if "saturation" in made and (len(space), channels) == (2, 3):
+    if "saturation" in chosen and (len(space), channels) == (2, 3):
         image = saturation(image, multiplier(rng, *settings.saturation))
-    if "blur" in made:
+    if "blur" in chosen:
         image = blur(image, drawn(lambda: rng.uniform(*settings.blur)), axes=axes)
-    if "sharpening" in made:
+    if "sharpening" in chosen:
         image = sharpen(image, drawn(lambda: rng.uniform(*settings.sharpening)), axes=axes)
-    if "resolution" in made:
+    if "resolution" in chosen:
         image = coarsen(image, rng.uniform(*settings.resolution), axes=axes)
     return image

@@ -80,5 +80,5 @@ def local_loss(query_map: Array, key_map: Array, *, temperature: float) -> Array
     """
     queries, keys = descriptors(query_map), descriptors(jax.lax.stop_gradient(key_map))
     logits = jnp.einsum("bic,bjc->bij", queries, keys, precision=jax.lax.Precision.HIGHEST) / temperature
-    own = jnp.diagonal(logits, axis1=1, axis2=2)
-    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - own)
+    matching = jnp.diagonal(logits, axis1=1, axis2=2)
+    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - matching)

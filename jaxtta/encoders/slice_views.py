@@ -117,7 +117,7 @@ def _weights(start: Array, extent: Array, flipped: Array, before: int, after: in
 
 def draw_intensities(key: Key, count: int, dtype: jnp.dtype) -> Intensities:
     """Draws which changes are made and how strong, for each of `count` images on its own."""
-    made, drawn = jax.random.uniform(key, (2, len(PROBABILITY), count), dtype)
+    chances, drawn = jax.random.uniform(key, (2, len(PROBABILITY), count), dtype)
     side = 2 * drawn[2]  # of gamma, half of the draws are below 1 however far its range reaches above
     numbers = (
         _between(drawn[0], *BRIGHTNESS),
@@ -126,7 +126,7 @@ def draw_intensities(key: Key, count: int, dtype: jnp.dtype) -> Intensities:
         _between(drawn[3], *BLUR),
         _between(drawn[4], *NOISE),
     )
-    choices = zip(made, PROBABILITY, numbers, NEUTRAL)
+    choices = zip(chances, PROBABILITY, numbers, NEUTRAL)
     return Intensities(*(jnp.where(m < probability, number, neutral) for m, probability, number, neutral in choices))
 
 

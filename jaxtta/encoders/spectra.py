@@ -20,8 +20,8 @@ def in_batches(function: Callable[[np.ndarray], Sequence], items: Iterable[np.nd
     waiting, parts = [], []
 
     def done() -> None:
-        made = function(np.resize(np.stack(waiting), (batch, *waiting[0].shape)))
-        parts.append([np.asarray(array)[: len(waiting)] for array in made])
+        outputs = function(np.resize(np.stack(waiting), (batch, *waiting[0].shape)))
+        parts.append([np.asarray(array)[: len(waiting)] for array in outputs])
         waiting.clear()
 
     for item in items:

@@ -90,13 +90,13 @@ def orders(texts: Iterable[str]) -> int | tuple[tuple[str, ...], ...]:
     return tuple(tuple(text.split(",")) for text in texts)
 
 
-def _of_one(read: Callable[[str], Any], **how: Any) -> Parameter:
-    return Parameter(converter=lambda kind, tokens: read(tokens[0].value), n_tokens=1, accepts_keys=False, **how)
+def _of_one(read: Callable[[str], Any], **options: Any) -> Parameter:
+    return Parameter(converter=lambda kind, tokens: read(tokens[0].value), n_tokens=1, accepts_keys=False, **options)
 
 
-def _of_all(read: Callable[[Iterable[str]], Any], **how: Any) -> Parameter:
+def _of_all(read: Callable[[Iterable[str]], Any], **options: Any) -> Parameter:
     return Parameter(
-        converter=lambda kind, tokens: read(token.value for token in tokens), n_tokens=-1, accepts_keys=False, **how
+        converter=lambda kind, tokens: read(token.value for token in tokens), n_tokens=-1, accepts_keys=False, **options
     )
 
 

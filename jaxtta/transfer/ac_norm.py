@@ -43,8 +43,8 @@ def collaboration(
     Returns:
         `[channels, channels]`, values in [0, 1].
     """
-    own, theirs = signature(scale, shift), signature(source_scale, source_shift)
-    matrix = jax.nn.softmax(-jnp.abs(own[:, None] - theirs[None, :]) / temperature, axis=1)
+    ours, theirs = signature(scale, shift), signature(source_scale, source_shift)
+    matrix = jax.nn.softmax(-jnp.abs(ours[:, None] - theirs[None, :]) / temperature, axis=1)
     kept = jnp.where(matrix >= jnp.diagonal(matrix)[:, None], matrix, jnp.zeros_like(matrix))
     return jax.lax.stop_gradient(kept)
 

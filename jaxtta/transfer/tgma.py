@@ -151,9 +151,9 @@ def tgma_learner(
     def loss(trained: Tree, batch_stats: tuple[Tree, ...], batch: Tree) -> tuple[Array, tuple[Tree, ...]]:
         params, omega = trained
         parts, after = [], []
-        for model, own, moments in zip(models, params, batch_stats):
+        for model, weights, moments in zip(models, params, batch_stats):
             memory = stats.initial_memory(policy, moments)
-            variables = {"params": own, "batch_stats": moments, "memory": memory}
+            variables = {"params": weights, "batch_stats": moments, "memory": memory}
             outputs, memory = model.apply(variables, batch["image"], stats=policy)
             parts.append(task.probabilities(outputs["segmentation"]))
             after.append(stats.remembered(memory, moments))
