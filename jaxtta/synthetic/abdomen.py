@@ -10,14 +10,12 @@ NumPy and SciPy only.
 from __future__ import annotations
 
 import dataclasses
-import zlib
 
 import numpy as np
 from scipy import ndimage
 
-from jaxtta.core import InputError
-from jaxtta.synthetic import acquisition, torso
-from jaxtta.synthetic.phantoms import Phantom
+from jaxtta.synthetic import acquisition, generators, torso
+from jaxtta.synthetic.phantoms import Phantom, affine
 from jaxtta.synthetic.torso import Tissues
 
 LABELS = ("background", "liver", "spleen", "kidneys", "aorta")
@@ -82,19 +80,14 @@ def abdomen(centre: Centre, *, seed: int, index: int, size: int = 96) -> Phantom
     Raises:
         InputError: seed or index is negative, or size is below 32.
     """
-    if seed < 0 or index < 0 or size < 32:
-        raise InputError(
-            f"seed {seed}, index {index}, size {size}; give seed and index of 0 or more and a size of 32 or more"
-        )
-    entropy = [zlib.crc32(centre.name.encode()), seed, index]
+    rng, scanner_rng = generators(centre.name, seed=seed, index=index, size=size)
     spacing = (centre.step, centre.field / size, centre.field / size)
-    rng = np.random.default_rng([*entropy, 0])
     stature = float(np.clip(rng.normal(1, 0.05), 0.92, 1.06))  # all lengths of this patient, 1 for usual
     body = torso.Torso(rng, (centre.slices, size, size), tuple(mm / stature for mm in spacing))
     labels = torso.draw(body, centre.tissues)
-    value = _scan(np.random.default_rng([*entropy, 1]), centre, body.image, spacing, stature)
+    value = _scan(scanner_rng, centre, body.image, spacing, stature)
     value = np.rint(value.clip(-1024, 3071)).astype(np.int16)  # 12 bits
-    return Phantom(value, 1.0, labels, spacing, _affine(centre, value.shape, spacing))
+    return Phantom(value, 1.0, labels, spacing, affine(centre.axes, value.shape, spacing) + 0.0)
 
 
 def _scan(rng, centre: Centre, image: np.ndarray, spacing, stature: float) -> np.ndarray:
@@ -107,12 +100,3 @@ def _scan(rng, centre: Centre, image: np.ndarray, spacing, stature: float) -> np
     absorbed = ndimage.gaussian_filter((image > -300).astype(np.float32), (0, *(60 / mm for mm in spacing[1:])))
     deviation = centre.noise * np.exp(rng.normal(0, 0.12) + 4 * (stature - 1))
     return image + grain / grain.std() * np.float32(deviation) * (np.float32(0.4) + np.float32(0.7) * absorbed)
-
-
-def _affine(centre: Centre, shape, spacing) -> np.ndarray:
-    """From the stored file's voxels to millimetres right, anterior and superior, with the middle of the volume at 0."""
-    signs = [1 if letter in "RAS" else -1 for letter in centre.axes]
-    steps = np.array(signs) * spacing[::-1]
-    affine = np.diag([*steps, 1.0])
-    affine[:3, 3] = -steps * (np.array(shape[::-1]) - 1) / 2
-    return affine

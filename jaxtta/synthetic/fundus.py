@@ -10,14 +10,12 @@ and SciPy only.
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from jaxtta.core import InputError
-from jaxtta.synthetic import vessels
+from jaxtta.synthetic import generators, vessels
 
 # Reflectances, red green blue in [0, 1], before camera and illumination.
 RETINA = np.array([0.66, 0.33, 0.15], np.float32)
@@ -147,12 +145,7 @@ def fundus(centre: Centre, *, seed: int, index: int, size: int = 256) -> tuple[n
     Raises:
         InputError: seed or index is negative, or size is below 32.
     """
-    if seed < 0 or index < 0 or size < 32:
-        raise InputError(
-            f"seed {seed}, index {index}, size {size}; give seed and index of 0 or more and a size of 32 or more"
-        )
-    entropy = [zlib.crc32(centre.name.encode()), seed, index]
-    rng = np.random.default_rng([*entropy, 0])
+    rng, pixel_rng = generators(centre.name, seed=seed, index=index, size=size)
     temporal = int(rng.choice([-1, 1]))
     disc, cup = _outlines(rng, centre, temporal)
     position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
@@ -163,7 +156,7 @@ def fundus(centre: Centre, *, seed: int, index: int, size: int = 256) -> tuple[n
     eye = _nerve_head(rng, centre, eye, to_disc, to_cup, size)
     eye = _circulation(rng, centre, eye, disc, cup, to_cup, temporal, size)
     eye = _light(rng, centre, eye, x, y)
-    return _camera(rng, np.random.default_rng([*entropy, 1]), centre, eye), labels
+    return _camera(rng, pixel_rng, centre, eye), labels
 
 
 def _outlines(rng, centre, temporal) -> tuple[Outline, Outline]:

@@ -11,13 +11,11 @@ do not depend on the number of voxels. NumPy and SciPy only.
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxtta.core import InputError
-from jaxtta.synthetic import acquisition, pelvis
+from jaxtta.synthetic import acquisition, generators, pelvis
 from jaxtta.synthetic.pelvis import Tissues
 
 
@@ -118,20 +116,17 @@ def phantom(site: Site, *, seed: int, index: int, size: int = 96) -> Phantom:
     Raises:
         InputError: seed or index is negative, or size is below 32.
     """
-    if seed < 0 or index < 0 or size < 32:
-        raise InputError(
-            f"seed {seed}, index {index}, size {size}; give seed and index of 0 or more and a size of 32 or more"
-        )
-    entropy = [zlib.crc32(site.name.encode()), seed, index]
+    rng, scanner_rng = generators(site.name, seed=seed, index=index, size=size)
     spacing = (site.step, site.field / size, site.field / size)
     shape = (site.slices, size, size)
-    body = pelvis.Body(np.random.default_rng([*entropy, 0]), shape, spacing)
+    body = pelvis.Body(rng, shape, spacing)
     labels = pelvis.draw(body, site.tissues)
     value = np.clip(body.image, 0, None)
-    value = _scan(np.random.default_rng([*entropy, 1]), site, value, spacing) * np.float32(site.brightest / site.slope)
+    value = _scan(scanner_rng, site, value, spacing) * np.float32(site.brightest / site.slope)
     if site.stored != "float32":
         value = np.rint(value.clip(0, 4095))  # 12 bits: what is brighter saturates
-    return Phantom(value.astype(site.stored), site.slope, labels, spacing, _affine(site, shape, spacing))
+    grid = affine(site.axes, shape, spacing, tilt=site.tilt)
+    return Phantom(value.astype(site.stored), site.slope, labels, spacing, grid)
 
 
 def _scan(rng, site: Site, image: np.ndarray, spacing) -> np.ndarray:
@@ -147,20 +142,19 @@ def _scan(rng, site: Site, image: np.ndarray, spacing) -> np.ndarray:
     return acquisition.noise(rng, image, deviation=deviation) * np.float32(np.exp(rng.normal(0, 0.08)))
 
 
-def _affine(site: Site, shape, spacing) -> np.ndarray:
+def affine(axes: tuple[str, str, str], shape, spacing, *, tilt: float = 0.0) -> np.ndarray:
     """From the stored file's voxels to millimetres right, anterior and superior, with the middle of the volume at 0."""
-    tilt = np.deg2rad(site.tilt)
-    cosine, sine = np.cos(tilt), np.sin(tilt)
+    cosine, sine = np.cos(np.deg2rad(tilt)), np.sin(np.deg2rad(tilt))
     towards = {  # the axis of the array, and the direction in the patient
         "S": (0, np.array([0.0, -sine, cosine])),
         "A": (1, np.array([0.0, cosine, sine])),
         "R": (2, np.array([1.0, 0.0, 0.0])),
     }
     opposite = {"I": "S", "P": "A", "L": "R"}
-    affine = np.eye(4)
-    for column, letter in enumerate(site.axes):
+    matrix = np.eye(4)
+    for column, letter in enumerate(axes):
         axis, direction = towards[opposite.get(letter, letter)]
         direction = -direction if letter in opposite else direction
-        affine[:3, column] = spacing[axis] * direction
-        affine[:3, 3] -= affine[:3, column] * (shape[axis] - 1) / 2
-    return affine
+        matrix[:3, column] = spacing[axis] * direction
+        matrix[:3, 3] -= matrix[:3, column] * (shape[axis] - 1) / 2
+    return matrix
