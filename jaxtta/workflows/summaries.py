@@ -10,15 +10,15 @@ from jaxtta import distributed
 
 def say(command: str, plan: Any, record: Any) -> None:
     """Prints what came of a command; of several processes one speaks."""
-    if command in SAID and distributed.speaks():
-        print("\n".join(filter(None, SAID[command](plan, record))))
+    if command in LINES and distributed.speaks():
+        print("\n".join(filter(None, LINES[command](plan, record))))
 
 
-def _left_out(bad: list, good: int, out: Path) -> str:
-    """How many files were left out, if any."""
-    if not bad:
-        return ""
-    return f"{len(bad)} of {len(bad) + good} files could not be read and were left out; {out / 'run.json'} says why"
+def _left_out(plan: Any, record: Mapping[str, Any], *read: str) -> str:
+    """How many files were left out, if any, beside those that were read."""
+    bad, good = len(record["bad"]), sum(len(record[name]) for name in read)
+    text = f"{bad} of {bad + good} files could not be read and were left out; {plan.out / 'run.json'} says why"
+    return text if bad else ""
 
 
 def _described(module: str, record: Mapping[str, Any]) -> str:
@@ -26,43 +26,28 @@ def _described(module: str, record: Mapping[str, Any]) -> str:
     return import_module(f"jaxtta.{module}").describe(record)
 
 
-def _written(module: str) -> Callable[[Any, Mapping[str, Any]], list[str]]:
-    def said(plan: Any, record: Mapping[str, Any]) -> list[str]:
-        left_out = _left_out(record["bad"], len(record["cases"]), plan.out)
-        return [_described(module, record), left_out, f"written to {plan.out}"]
-
-    return said
+def _written(module: str, *read: str) -> Callable[[Any, Mapping[str, Any]], list[str]]:
+    return lambda plan, record: [
+        _described(module, record), _left_out(plan, record, *read), f"written to {plan.out}",
+    ]  # fmt: skip
 
 
 def _trained(plan: Any, record: Mapping[str, Any]) -> list[str]:
     best = record["best"]
     dice = f", validation Dice {best['dice']:.2f}" if "dice" in best else ""
-    return [
-        _left_out(record["bad"], len(record["training"]) + len(record["validation"]), plan.out),
-        f"best epoch {best['epoch']}{dice}; the source model is {plan.out / 'best'}",
-    ]
+    left_out = _left_out(plan, record, "training", "validation")
+    return [left_out, f"best epoch {best['epoch']}{dice}; the source model is {plan.out / 'best'}"]
 
 
 def _benchmarked(plan: Any, record: Mapping[str, Any]) -> list[str]:
     refused = [f"{one['method']} was not run on {one['source']}: {one['error']}" for one in record["refused"]]
-    left_out = _left_out(record["bad"], len(record["cases"]), plan.out)
-    written = f"written to {plan.out}; open {plan.out / 'report.html'}"
-    return [_described("benchmarks.findings", record), left_out, *refused, written]
+    described, left_out = _described("benchmarks.findings", record), _left_out(plan, record, "cases")
+    return [described, left_out, *refused, f"written to {plan.out}; open {plan.out / 'report.html'}"]
 
 
 def _pretrained(plan: Any, record: Mapping[str, Any]) -> list[str]:
-    left_out = _left_out(record["bad"], len(record["cases"]), plan.out)
-    encoder = plan.out / "last"
-    return [
-        _described("workflows.pretrain", record),
-        left_out,
-        f"the encoder is {encoder}: jaxtta train --encoder {encoder}",
-    ]
-
-
-def _evaluated(plan: Any, record: Mapping[str, Any]) -> list[str]:
-    left_out = _left_out(record["bad"], len(record["training"]) + len(record["test"]), plan.out)
-    return [_described("workflows.evaluate_encoder", record), left_out, f"written to {plan.out}"]
+    described, encoder = _described("workflows.pretrain", record), plan.out / "last"
+    return [described, _left_out(plan, record, "cases"), f"the encoder is {encoder}: jaxtta train --encoder {encoder}"]
 
 
 def _converted(plan: Any, manifest: Mapping[str, Any]) -> list[str]:
@@ -79,15 +64,15 @@ def _drawn(plan: Any, folders: list[Path]) -> list[str]:
     return [f"{folder}: {plan.count} images with masks" for folder in folders]
 
 
-SAID: dict[str, Callable[[Any, Any], list[str]]] = {
-    "adapt": _written("runs.results"),
+LINES: dict[str, Callable[[Any, Any], list[str]]] = {
+    "adapt": _written("runs.results", "cases"),
     "train": _trained,
     "finetune": _trained,
-    "rank": _written("workflows.rank"),
-    "adapt-multi": _written("workflows.adapt_multi"),
+    "rank": _written("workflows.rank", "cases"),
+    "adapt-multi": _written("workflows.adapt_multi", "cases"),
     "benchmark": _benchmarked,
     "pretrain": _pretrained,
-    "evaluate-encoder": _evaluated,
+    "evaluate-encoder": _written("workflows.evaluate_encoder", "training", "test"),
     "convert": _converted,
     "export": _exported,
     "synthesize": _drawn,
