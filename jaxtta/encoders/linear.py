@@ -17,11 +17,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxtta import stats
-from jaxtta.core import Array, Key, Learner, Source, Task, Tree
+from jaxtta.core import Array, Key, Learner, Task, Tree
 from jaxtta.losses import dice_and_cross_entropy
-from jaxtta.models import Model
-from jaxtta.models.heads import FEATURES
 
 
 class LinearState(NamedTuple):
@@ -30,11 +27,6 @@ class LinearState(NamedTuple):
     params: Tree
     optimiser: Any
     step: Array
-
-
-def features(model: Model, source: Source, images: Array) -> Array:
-    """The deepest map of the (padded) images with running statistics, `[batch, *space / stride, channels]`."""
-    return model.apply(source._asdict(), images, stats=stats.source(), heads=(FEATURES,))[0][FEATURES]
 
 
 def logits(params: Tree, maps: Array, *, size: tuple[int, ...], stride: int) -> Array:

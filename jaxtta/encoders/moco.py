@@ -26,7 +26,7 @@ from jaxtta.core import Array, InputError, Key, Learner, Source, Tree, copy, enc
 from jaxtta.encoders.local import local_loss, normalised, require_regions
 from jaxtta.encoders.slice_views import two_views
 from jaxtta.encoders.spectrum import batch_effective_rank
-from jaxtta.models import Model
+from jaxtta.models import Model, features
 from jaxtta.models.heads import FEATURES
 
 PROJECTED = 128
@@ -108,9 +108,9 @@ def enqueue(queue: Array, pointer: Array, keys: Array) -> tuple[Array, Array]:
 def initial_projector(key: Key, channels: int, *, projected: int = PROJECTED) -> Tree:
     """Random weights of `projector`: kernels `N(0, 2 / fan in)` (He et al., 2015), biases 0."""
     params = {}
-    for name, (number, features) in {"dense1": (0, channels), "dense2": (1, projected)}.items():
-        normal = jax.random.normal(jax.random.fold_in(key, number), (channels, features), jnp.float32)
-        params[name] = {"kernel": math.sqrt(2 / channels) * normal, "bias": jnp.zeros(features, jnp.float32)}
+    for name, (number, outputs) in {"dense1": (0, channels), "dense2": (1, projected)}.items():
+        normal = jax.random.normal(jax.random.fold_in(key, number), (channels, outputs), jnp.float32)
+        params[name] = {"kernel": math.sqrt(2 / channels) * normal, "bias": jnp.zeros(outputs, jnp.float32)}
     return params
 
 
@@ -137,8 +137,7 @@ def embed(model: Model, source: Source, projector_params: Tree, images: Array) -
         projector_params: of `projector`.
         images: `[batch, height, width, channels]`.
     """
-    outputs, _ = model.apply(source._asdict(), images, stats=stats.source(), heads=(FEATURES,))
-    embeddings = pooled(outputs[FEATURES])
+    embeddings = pooled(features(model, source, images))
     return embeddings, projector(projector_params, embeddings)
 
 

@@ -94,6 +94,11 @@ def build(config: dict[str, Any]) -> Model:
     return Model(apply, init, config, module.heads, module.stride, module.dimensions, module.channels, norm)
 
 
+def features(model: Model, source: Source, images: Array) -> Array:
+    """The deepest map of the (padded) images with running statistics, `[batch, *space / stride, channels]`."""
+    return model.apply(source._asdict(), images, stats=statistics.source(), heads=(FEATURES,))[0][FEATURES]
+
+
 def _initial(shapes: Tree, drawn: list[Array]) -> Tree:
     """What variables start from: kernels `N(0, 2 / fan in)` (He et al., 2015), scales and variances 1, covariances the
     identity, others 0.

@@ -20,7 +20,7 @@ from scipy import stats as correlation
 
 from jaxtta import stats, views
 from jaxtta.core import Array, InputError, Source, Task, Tree
-from jaxtta.models import Model
+from jaxtta.models import Model, features
 from jaxtta.models.heads import FEATURES
 from jaxtta.objectives import entropies
 
@@ -98,10 +98,10 @@ def seg_grad_cam(model: Model, task: Task) -> Attend:
             total = jnp.sum(jnp.where(chosen | none, logits[..., task.foreground], 0.0))
             return total, (logits, outputs[FEATURES])
 
-        like = jax.eval_shape(lambda: _features(model, source, images))
-        gradient, (logits, features) = jax.grad(forward, has_aux=True)(jnp.zeros(like.shape, like.dtype))
+        like = jax.eval_shape(lambda: features(model, source, images))
+        gradient, (logits, deepest) = jax.grad(forward, has_aux=True)(jnp.zeros(like.shape, like.dtype))
         weights = jnp.mean(gradient, tuple(range(1, gradient.ndim - 1)), keepdims=True)
-        return logits, _shown(model, jax.nn.relu(jnp.sum(weights * features, -1)), images)
+        return logits, _shown(model, jax.nn.relu(jnp.sum(weights * deepest, -1)), images)
 
     return attend
 
@@ -116,10 +116,6 @@ def activation_energy(model: Model, task: Task) -> Attend:
         return outputs["segmentation"], _shown(model, energy, images)
 
     return attend
-
-
-def _features(model: Model, source: Source, images: Array) -> Array:
-    return model.apply(source._asdict(), images, stats=stats.source(), heads=(FEATURES,))[0][FEATURES]
 
 
 def lftm(
@@ -234,7 +230,7 @@ def over_sources(function: Callable[[Source, Array], Tree]) -> Callable[[Source,
 
     def in_turn(sources: Source, images: Array) -> Tree:
         leaves, structure = jax.tree.flatten(sources)
-        each = [function(jax.tree.unflatten(structure, own), images) for own in zip(*leaves)]
+        each = [function(jax.tree.unflatten(structure, one), images) for one in zip(*leaves)]
         return jax.tree.map(lambda *results: jnp.stack(results), *each)
 
     def over(sources: Source, images: Array) -> Tree:

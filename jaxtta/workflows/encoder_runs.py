@@ -22,7 +22,7 @@ from jaxtta.data.prefetch import prefetch
 from jaxtta.data.prepared import prepare_all
 from jaxtta.data.sample import Assembly, cut
 from jaxtta.encoders import linear
-from jaxtta.models import Model
+from jaxtta.models import Model, features
 from jaxtta.plans import SourceTraining
 from jaxtta.runs import fitting, loop, results
 from jaxtta.workflows.train import train_network
@@ -73,12 +73,12 @@ class Linear:
         folder = plan.out / fitting.PREPARED / "training"
         prepared = prepare_all(folder, cases, preprocessing=arms.preprocessing, task=arms.task, quiet=plan.quiet)
         self._items = [(case, *place) for case in prepared for place in case.windows(window)]
-        self._features = run.compiled_function(functools.partial(linear.features, model))
+        self._features = run.compiled_function(functools.partial(features, model))
         self._place = {"size": window, "stride": model.stride}
         self._maps, self._mean, self._deviation = (np.zeros(0),) * 3
 
         def predict(source: Source, params: Any, images: Array) -> Array:
-            return arms.task.probabilities(linear.logits(params, linear.features(model, source, images), **self._place))
+            return arms.task.probabilities(linear.logits(params, features(model, source, images), **self._place))
 
         self._predict = run.compiled_function(predict)
 

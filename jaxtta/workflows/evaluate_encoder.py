@@ -17,9 +17,8 @@ from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
 from jaxtta.data.labels import check_labels
 from jaxtta.encoders import spectra
-from jaxtta.encoders.linear import features
 from jaxtta.encoders.moco import pooled
-from jaxtta.models import build
+from jaxtta.models import build, features
 from jaxtta.plans import Evaluation, SourceTraining
 from jaxtta.plans.encoders import RATES
 from jaxtta.runs import fitting, results

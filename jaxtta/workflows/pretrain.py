@@ -15,9 +15,8 @@ from jaxtta.core import InputError, Learner, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import Kind, to_dict
 from jaxtta.encoders import moco, spectra
-from jaxtta.encoders.linear import features
 from jaxtta.encoders.whitening import folded, groups_for
-from jaxtta.models import Model, build
+from jaxtta.models import Model, build, features
 from jaxtta.plans import Pretraining
 from jaxtta.plans.encoders import DEPTH
 from jaxtta.runs import fitting, inputs, loop
