@@ -1,10 +1,12 @@
 """Work ahead: the next images are read while this one is computed. By threads: beside JAX's own, a fork is not safe."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
+
+from tqdm import tqdm
 
 from jaxtta.core import InputError
 
@@ -48,3 +50,14 @@ def prefetch(
             yield item, result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def completed(
+    function: Callable[[Item], Result], items: Collection[Item], label: str, *, quiet: bool, leave: bool = False
+) -> Iterator[Result]:
+    """What `prefetch` makes of every item, beside a bar of that label, which may stay; the first InputError ends it."""
+    reading = prefetch(function, items)
+    for _, result in tqdm(reading, label, len(items), unit="file", leave=leave, disable=quiet or None):
+        if isinstance(result, InputError):
+            raise result
+        yield result

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from jaxtta.core import InputError, Task
+from jaxtta.core import Task
 from jaxtta.data.cases import Case
-from jaxtta.data.prefetch import prefetch
+from jaxtta.data.prefetch import completed
 from jaxtta.data.sample import cut
 from jaxtta.data.windows import positions
 
@@ -40,9 +39,9 @@ class Prepared(NamedTuple):
         place = (0,) * len(space)
         if space != window:
             start = [int(rng.integers(n - w + 1)) for n, w in zip(space, window)]
-            own = self.foreground[self.foreground[:, 0] == block, 1:]
-            if rng.random() < FOREGROUND and len(own):
-                centre = own[rng.integers(len(own))]
+            voxels = self.foreground[self.foreground[:, 0] == block, 1:]
+            if rng.random() < FOREGROUND and len(voxels):
+                centre = voxels[rng.integers(len(voxels))]
                 start = [min(max(int(c) - w // 2, 0), n - w) for c, n, w in zip(centre, space, window)]
             place = tuple(start)
         return cut(self.images[block], place, window), cut(self.labels[block], place, window)
@@ -90,10 +89,4 @@ def prepare_all(folder: Path, cases: Sequence[Case], preprocessing: Any, task: T
         images.flags.writeable = labels.flags.writeable = False
         return Prepared(images, labels, np.concatenate(foreground))
 
-    reading = prefetch(prepare, list(enumerate(cases)))
-    done = []
-    for _, result in tqdm(reading, "preparing", len(cases), unit="file", leave=False, disable=quiet or None):
-        if isinstance(result, InputError):
-            raise result
-        done.append(result)
-    return done
+    return list(completed(prepare, list(enumerate(cases)), "preparing", quiet=quiet))

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from jaxtta.core import InputError, Task
+from jaxtta.core import Task
 from jaxtta.data.cases import Case
-from jaxtta.data.prefetch import prefetch
+from jaxtta.data.prefetch import completed
 
 
 class Windows:
@@ -47,10 +46,8 @@ class Windows:
                 self.images[place] = sample.inputs(step)[0]
                 self.varied[place] = np.ptp(self.images[place]) > 0
 
-        reading = prefetch(prepare, cases)
-        for _, result in tqdm(reading, "preparing", len(cases), unit="file", leave=False, disable=quiet or None):
-            if isinstance(result, InputError):
-                raise result
+        for _ in completed(prepare, cases, "preparing", quiet=quiet):
+            pass
 
     def __len__(self) -> int:
         return len(self.images)

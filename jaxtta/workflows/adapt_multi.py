@@ -7,13 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxtta import checkpoint
 from jaxtta.core import InputError, Source
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
-from jaxtta.data.prefetch import prefetch
+from jaxtta.data.prefetch import completed
 from jaxtta.data.sample import Assembly
 from jaxtta.plans import MultiAdaptation
 from jaxtta.runs import fitting, inputs, results, writing
@@ -162,11 +161,7 @@ def _predict(
         seconds = time.perf_counter() - began
         return writing.finish(assembly, {}, seconds, folders=folders.of(case.domain if several else ""), loaded=loaded)
 
-    rows = []
-    for _, row in tqdm(prefetch(write, cases), name, len(cases), unit="file", disable=plan.quiet or None):
-        if isinstance(row, InputError):
-            raise row
-        rows.append(row)
+    rows = list(completed(write, cases, name, quiet=plan.quiet, leave=True))
     results.write_rows(path, rows)
     return rows
 
