@@ -141,9 +141,10 @@ def _shown(default: Any) -> str | None:
 
 
 def _parts(plan: type) -> tuple[str, str]:
-    """The first paragraph of a plan's docstring, and what lies between it and the attributes."""
-    summary, _, rest = inspect.getdoc(plan).partition("\n\n")
-    return " ".join(summary.split()), rest.partition("Attributes:")[0].strip()
+    """The first paragraph of a plan's docstring; what lies between it and the attributes, below that of its parts."""
+    texts = [inspect.cleandoc(part.__doc__).partition("\n\n") for part in plan.__mro__[-2::-1]]
+    sections = [rest.partition("Attributes:")[0].strip() for _, _, rest in texts]
+    return " ".join(texts[-1][0].split()), "\n".join(filter(None, sections))
 
 
 def _more(command: Command | None) -> str:

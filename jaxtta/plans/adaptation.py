@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from jaxtta.plans.parts import Maps, MaskedImages, MethodOnSource, Resumable, Streams
+from jaxtta.plans.parts import Maps, MaskedImages, MethodOnSource, Metrics, Resumable, Streams
 from jaxtta.plans.words import Count, Words
 
 
@@ -46,15 +46,9 @@ class Adaptation(Resumable, Maps, Streams, MaskedImages, MethodOnSource):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultiAdaptation(Resumable, Maps, MaskedImages):
+class MultiAdaptation(Resumable, Maps, MaskedImages, Metrics):
     """Make one segmentation of several source models, each as far as it suits unlabelled images.
 
-    metrics without labels, each from 0 to 1:
-      lftm                       Dice of the prediction and that on the image masked by the network's own attention
-      discounted_lftm            the same, less what the source predicts on an image of one colour: by lftm, networks
-                                 that predict the same whatever they are shown often come first
-      entropy                    certainty of the prediction
-      rotation, crop             Dice of the prediction and that on the image turned, or on its centre alone
     arms (the first one given is the result):
       source_NAME                a source alone; NAME is its path without the folders that all have in common
       mean                       mean of the sources' probabilities

@@ -122,6 +122,18 @@ class Maps(Plan):
     overlays: Annotated[bool, Parameter(negative="--no-overlays")] = True
 
 
+class Metrics(Plan):
+    """What tells how well a source suits an image.
+
+    metrics without labels, each from 0 to 1:
+      lftm                       Dice of the prediction and that on the image masked by the network's own attention
+      discounted_lftm            the same, less what the source predicts on an image of one colour: by lftm, networks
+                                 that predict the same whatever they are shown often come first
+      entropy                    certainty of the prediction
+      rotation, crop             Dice of the prediction and that on the image turned, or on its centre alone
+    """
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labels(Plan):
     """What is segmented.

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from jaxtta.plans.parts import Labels, LabelsOfEncoder, MaskedImages, Network, Recipe, Resumable, Volumes
+from jaxtta.plans.parts import Labels, LabelsOfEncoder, MaskedImages, Metrics, Network, Recipe, Resumable, Volumes
 from jaxtta.plans.words import Size, Words
 
 
@@ -65,15 +65,9 @@ class FineTuning(Resumable, Recipe, LabelsOfEncoder, MaskedImages):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ranking(Resumable, Recipe, LabelsOfEncoder, MaskedImages):
+class Ranking(Resumable, Recipe, LabelsOfEncoder, MaskedImages, Metrics):
     """Rank several source models by how well they suit a set of images.
 
-    metrics without labels, each from 0 to 1:
-      lftm                       Dice of the prediction and that on the image masked by the network's own attention
-      discounted_lftm            the same, less what the source predicts on an image of one colour: by lftm, networks
-                                 that predict the same whatever they are shown often come first
-      entropy                    certainty of the prediction
-      rotation, crop             Dice of the prediction and that on the image turned, or on its centre alone
     what is written:
       OUT/ranking.csv            a row for each source, best first
                                  ac_corr: AC-Corr of the encoder's deepest norm layer, the same for each channel, the
