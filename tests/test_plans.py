@@ -12,9 +12,13 @@ import pytest
 
 import jaxtta
 from jaxtta import cli, plans
+from jaxtta.data.preprocessing import Preprocessing
+from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.errors import InputError
 from jaxtta.methods import METHODS
-from jaxtta.plans import methods
+from jaxtta.models.resunet import ResUNet
+from jaxtta.models.unet import UNet
+from jaxtta.plans import encoders, methods
 from jaxtta.runs import options
 
 pytest_plugins = ("command_line",)
@@ -96,6 +100,18 @@ def test_every_field_is_documented_and_is_a_flag_with_its_default(command, name)
         assert " ".join(told(plan)[field.name].split()[:2]) in flat
         if type(field.default) in (int, float):
             assert f"[default: {field.default:g}]" in flat
+
+
+def test_a_default_that_follows_from_something_else_is_the_one_the_help_names():
+    train, evaluate = told(plans.SourceTraining), told(plans.Evaluation)
+    volumes = {field.name: field.default for field in dataclasses.fields(VolumePreprocessing)}
+    assert f"{ResUNet.depth} when not given, in pre-training {encoders.DEPTH}" in train["depth"]
+    assert f"{ResUNet.width} when" in train["width"] and ",".join(map(str, UNet.features)) in train["features"]
+    assert f"{UNet.norm} when" in train["norm"] and f"{volumes['axis']} (when" in train["axis"]
+    assert f"({Preprocessing.channels} when" in train["channels"] and f"({volumes['channels']})" in train["channels"]
+    assert volumes["intensity"].replace("percentile:", "(") + " when" in train["intensity"]
+    rates = evaluate["learning_rate"].replace("1e-3", "0.001")
+    assert all(f"{rate:g} {by}" in rates for by, rate in encoders.RATES.items())
 
 
 @EVERY
