@@ -76,3 +76,17 @@ class RotationHead(nn.Module):
         x = nn.leaky_relu(dense(width // 2, name="dense1")(x), 0.2)
         x = nn.leaky_relu(dense(width // 8, name="dense2")(x), 0.2)
         return dense(ROTATIONS, name="dense3")(x)
+
+
+def beside_segmentation(
+    x: Array, heads: tuple[str, ...], *, doublings: int, channels: int, policy: stats.Policy, norm: str = "batch"
+) -> dict[str, Array]:
+    """What the self-supervised heads among these say of the deepest feature map; for the rest see `ImageHead`."""
+    outputs = {}
+    for head in IMAGE_HEADS:
+        if head in heads:
+            finer = head == "super_resolution"
+            outputs[head] = ImageHead(doublings, channels, policy, norm, finer=finer, name=head)(x)
+    if "rotation" in heads:
+        outputs["rotation"] = RotationHead(name="rotation")(x)
+    return outputs

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from jaxtta import stats
 from jaxtta.core import Array
-from jaxtta.models.heads import FEATURES, IMAGE_HEADS, PIXELS, ImageHead, RotationHead
+from jaxtta.models.heads import FEATURES, PIXELS, beside_segmentation
 from jaxtta.models.layers import Double, Norm, convolution
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -132,11 +132,5 @@ class ResUNet(nn.Module):
             x = nn.relu(Norm(self.policy, name="decoder5_norm")(x))
             outputs["segmentation"] = convolution(self.classes, 1, 2, name="segmentation")(x)
             outputs |= {PIXELS: x} if PIXELS in heads else {}
-        for head in IMAGE_HEADS:
-            if head in heads:
-                finer = head == "super_resolution"
-                module = ImageHead(5, self.channels, self.policy, finer=finer, name=head)
-                outputs[head] = module(maps[-1])
-        if "rotation" in heads:
-            outputs["rotation"] = RotationHead(name="rotation")(maps[-1])
-        return outputs
+        beside = {"doublings": 5, "channels": self.channels, "policy": self.policy}
+        return outputs | beside_segmentation(maps[-1], heads, **beside)

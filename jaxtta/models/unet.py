@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from jaxtta import stats
 from jaxtta.core import Array
-from jaxtta.models.heads import FEATURES, IMAGE_HEADS, PIXELS, ImageHead, RotationHead
+from jaxtta.models.heads import FEATURES, PIXELS, beside_segmentation
 from jaxtta.models.layers import Double, Norm, convolution
 
 
@@ -84,10 +84,5 @@ class UNet(nn.Module):
                 y = Pair(features, self.policy, self.norm, name=f"decoder{i}")(y)
             outputs["segmentation"] = convolution(self.classes, 1, self.dimensions, name="segmentation")(y)
             outputs |= {PIXELS: y} if PIXELS in heads else {}
-        for head in IMAGE_HEADS:
-            if head in heads:
-                doublings, finer = len(self.features) - 1, head == "super_resolution"
-                outputs[head] = ImageHead(doublings, self.channels, self.policy, self.norm, finer=finer, name=head)(x)
-        if "rotation" in heads:
-            outputs["rotation"] = RotationHead(name="rotation")(x)
-        return outputs
+        beside = {"doublings": len(self.features) - 1, "channels": self.channels, "policy": self.policy}
+        return outputs | beside_segmentation(x, heads, **beside, norm=self.norm)
