@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxtta.core import InputError
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -27,6 +29,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all; a number that is not finite, for which JSON has no word, becomes null."""
     write_text(path, json.dumps(_finite(value), indent=1, default=str) + "\n")
+
+
+def check_free(out: Path, mark: str, what: str, *, overwrite: bool) -> None:
+    """Raises InputError where a folder has other things than what is to be written, or has that and may not lose it.
+
+    Args:
+        out: the folder.
+        mark: the file that tells what it holds.
+        what: is to be written, with its article.
+        overwrite: whether one that is there may be replaced.
+    """
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        if not (out / mark).is_file():
+            raise InputError(f"{out}: not empty and holds no {what.split()[-1]}; give another folder")
+        if not overwrite:
+            raise InputError(f"{out}: already holds {what}; add `overwrite` to replace it, or give another folder")
 
 
 def _finite(value: Any) -> Any:

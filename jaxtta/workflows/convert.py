@@ -4,27 +4,18 @@ import hashlib
 from typing import Any
 
 from jaxtta import checkpoint
-from jaxtta.core import InputError, Task
+from jaxtta.core import Task
 from jaxtta.data.labels import check_labels
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.plans import Conversion
+from jaxtta.runs.files import check_free
 from jaxtta.torch_import import convert, read_state_dict
 
 
 def convert_file(plan: Conversion) -> dict[str, Any]:
-    """Converts a file of weights; returns the manifest.
-
-    Raises:
-        InputError: anything wrong with the input; nothing has been written then.
-    """
+    """Converts a file of weights; returns the manifest."""
     weights, out = plan.weights, plan.out
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if not (out / checkpoint.MANIFEST).is_file():
-            raise InputError(f"{out}: not empty and holds no checkpoint; give another folder")
-        if not plan.overwrite:
-            raise InputError(
-                f"{out}: already holds a checkpoint; add `overwrite` to replace it, or give another folder"
-            )
+    check_free(out, checkpoint.MANIFEST, "a checkpoint", overwrite=plan.overwrite)
     model, source = convert(
         read_state_dict(weights), architecture=plan.architecture, allow_missing_heads=plan.without_heads
     )
