@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from jaxtta.synthetic import generators, vessels
+from jaxtta.synthetic import cubic_spline, generators, vessels
 
 # Reflectances, red green blue in [0, 1], before camera and illumination.
 RETINA = np.array([0.66, 0.33, 0.15], np.float32)
@@ -186,8 +186,7 @@ def _field(rng, cells: int, size: int) -> np.ndarray:
     values = rng.standard_normal((cells + 3, cells + 3)).astype(np.float32)
     position = (np.arange(size) + 0.5) / size * cells
     first = position.astype(np.int64)
-    away = np.abs(position - first + 1 - np.arange(4)[:, None])
-    weights = np.where(away < 1, 2 / 3 - away**2 + away**3 / 2, np.clip(2 - away, 0, None) ** 3 / 6).astype(np.float32)
+    weights = cubic_spline(np.abs(position - first + 1 - np.arange(4)[:, None]))
     rows = sum(weights[k][:, None] * values[first + k] for k in range(4))
     return sum(weights[k] * rows[:, first + k] for k in range(4)) / np.float32(0.479)
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxtta.synthetic import cubic_spline
+
 
 class Tissues(NamedTuple):
     """Mean intensities of tissues, 1 for the brightest usual one. `cortex` is compact bone, `wall` the bowel's and the
@@ -54,9 +56,8 @@ class Body:
         lattice = np.ceil(2 * reach / length).astype(int) + 4
         field = self.rng.standard_normal(lattice, np.float32)
         for axis, half, n in zip(self._axes, reach, lattice):
-            away = np.abs((axis[:, None] + half) / length + 1 - np.arange(n))
-            spline = np.where(away < 1, 2 / 3 - away**2 + away**3 / 2, np.clip(2 - away, 0, None) ** 3 / 6)
-            field = np.tensordot(field, spline.astype(np.float32), axes=(0, 1))
+            spline = cubic_spline(np.abs((axis[:, None] + half) / length + 1 - np.arange(n)))
+            field = np.tensordot(field, spline, axes=(0, 1))
         return field / np.float32(0.332)
 
     def ellipsoid(self, middle, radii, *, power: float = 2.0, turn: float = 0.0) -> np.ndarray:

@@ -102,16 +102,13 @@ class Phantom(NamedTuple):
 
 
 def phantom(site: Site, *, seed: int, index: int, size: int = 96) -> Phantom:
-    """Makes one volume and its labels.
+    """Makes one volume and its labels, [slices, size, size].
 
     Args:
         site: where it is acquired.
         seed: seed of the data set, not negative.
         index: number of the volume in the data set, not negative.
         size: height and width in voxels, at least 32; the number of slices is the site's.
-
-    Returns:
-        The phantom, [slices, size, size].
 
     Raises:
         InputError: seed or index is negative, or size is below 32.

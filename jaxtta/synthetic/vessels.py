@@ -23,7 +23,7 @@ class Tree(NamedTuple):
 
 
 def grow(rng: np.random.Generator, origin: np.ndarray, *, temporal: int, radius: float) -> list[np.ndarray]:
-    """Grows the vessels of one kind (arteries or veins) of one eye.
+    """Grows the vessels of one kind (arteries or veins) of one eye, arrays [points, 3] of x, y, radius.
 
     Four arcades leave the disc up and down, and bend to the temporal or to the nasal side; a few twigs go sideways. The
     heading after a length s is `target + (initial - target) exp(-s / bend)` and a smooth random walk; the radius falls
@@ -34,9 +34,6 @@ def grow(rng: np.random.Generator, origin: np.ndarray, *, temporal: int, radius:
         origin: where the vessels emerge, [2].
         temporal: +1 when the temporal side is on the right, -1 when it is on the left.
         radius: half-width of the trunks, in image widths.
-
-    Returns:
-        One array [points, 3] of x, y, radius per vessel.
     """
     vessels = []
     for vertical in (-1, 1):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ from jaxtta.core import InputError
 from jaxtta.data import images, nifti
 from jaxtta.data.labels import FUNDUS_VALUES
 from jaxtta.plans import Synthesis
-from jaxtta.synthetic import abdomen
+from jaxtta.synthetic.abdomen import CENTRES as CTS
+from jaxtta.synthetic.abdomen import abdomen
 from jaxtta.synthetic.fundus import CENTRES, fundus
 from jaxtta.synthetic.phantoms import SITES, Phantom, phantom
 
@@ -22,15 +24,8 @@ def _write_fundus(folder: Path, centre: str, *, seed: int, index: int, size: int
     images.write_label_png(folder / "masks" / f"{index:04d}.png", labels, FUNDUS_VALUES)
 
 
-def _write_prostate(folder: Path, site: str, *, seed: int, index: int, size: int) -> None:
-    _write_volume(folder, phantom(SITES[site], seed=seed, index=index, size=size), index)
-
-
-def _write_abdomen(folder: Path, centre: str, *, seed: int, index: int, size: int) -> None:
-    _write_volume(folder, abdomen.abdomen(abdomen.CENTRES[centre], seed=seed, index=index, size=size), index)
-
-
-def _write_volume(folder: Path, volume: Phantom, index: int) -> None:
+def _write_volume(make: Callable[..., Phantom], folder: Path, centre: str, *, seed: int, index: int, size: int) -> None:
+    volume = make(centre, seed=seed, index=index, size=size)
     nifti.write_new(folder / "images" / f"{index:04d}.nii.gz", volume.array, affine=volume.affine, slope=volume.slope)
     nifti.write_new(folder / "masks" / f"{index:04d}.nii.gz", volume.labels, affine=volume.affine)
 
@@ -51,8 +46,8 @@ class Kind(NamedTuple):
 
 KINDS = {
     "fundus": Kind(tuple(CENTRES), 256, _write_fundus),
-    "prostate": Kind(tuple(SITES), 96, _write_prostate),
-    "abdomen": Kind(tuple(abdomen.CENTRES), 96, _write_abdomen),
+    "prostate": Kind(tuple(SITES), 96, partial(_write_volume, lambda name, **d: phantom(SITES[name], **d))),
+    "abdomen": Kind(tuple(CTS), 96, partial(_write_volume, lambda name, **d: abdomen(CTS[name], **d))),
 }
 
 
