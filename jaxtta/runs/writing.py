@@ -1,7 +1,10 @@
 """The files of one case: its mask, probability maps, overlay, and its row in the tables."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxtta import metrics
 from jaxtta.checkpoint import Checkpoint
@@ -54,6 +57,12 @@ def finish(
     return row | scores(assembly, task)
 
 
+def classes(assembly: Assembly, task: Task) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, prediction and reference, boolean `[*space]`, of each class that is scored, of a whole prediction."""
+    for c in range(task.foreground.start, task.foreground.stop):
+        yield task.names[c], assembly.channel(c), task.channel(assembly.sample.reference, c)
+
+
 def scores(assembly: Assembly, task: Task) -> dict[str, float]:
     """Dice, ASD, ASSD and HD95 of each class as `metrics.score` has them, and `dice`, the mean over classes.
 
@@ -62,19 +71,17 @@ def scores(assembly: Assembly, task: Task) -> dict[str, float]:
         task: what is segmented.
     """
     columns = {}
-    for c in range(task.foreground.start, task.foreground.stop):
-        prediction, reference = assembly.channel(c), task.channel(assembly.sample.reference, c)
+    for name, prediction, reference in classes(assembly, task):
         score = metrics.score(prediction, reference, spacing=assembly.sample.spacing)
-        columns |= {f"{metric}_{task.names[c]}": value for metric, value in score.items()}
+        columns |= {f"{metric}_{name}": value for metric, value in score.items()}
     return {"dice": mean([value for name, value in columns.items() if name.startswith("dice_")]), **columns}
 
 
 def _slices(assembly: Assembly, task: Task) -> list[dict[str, float]]:
     """The Dice of each slice of a volume."""
     study, rows = assembly.sample, [{"slice": number} for number in range(assembly.sample.planes)]
-    for c in range(task.foreground.start, task.foreground.stop):
-        prediction, reference = assembly.channel(c), task.channel(study.reference, c)
+    for name, prediction, reference in classes(assembly, task):
         for row in rows:
             part = study.plane(row["slice"])
-            row[f"dice_{task.names[c]}"] = 100 * metrics.dice(prediction[part], reference[part])
+            row[f"dice_{name}"] = 100 * metrics.dice(prediction[part], reference[part])
     return rows

@@ -24,7 +24,7 @@ from jaxtta.data.sample import Assembly, cut
 from jaxtta.encoders import linear
 from jaxtta.models import Model, features
 from jaxtta.plans import SourceTraining
-from jaxtta.runs import fitting, loop, results
+from jaxtta.runs import fitting, loop, results, writing
 from jaxtta.workflows.train import train_network
 
 LEAST = 1e-6  # of a channel's deviation: one that is constant stays so
@@ -149,7 +149,7 @@ def dice(predict: Predict, plan: SourceTraining, arms: Arms, cases: list[Case]) 
         arms: have the task and the preprocessing.
         cases: with masks.
     """
-    task, classes = arms.task, range(arms.task.foreground.start, arms.task.foreground.stop)
+    task = arms.task
     reading = prefetch(lambda case: arms.preprocessing.open(case, task, batch=plan.batch), cases, depth=2)
     scores = []
     for _, sample in tqdm(reading, "scoring", len(cases), unit="file", leave=False, disable=plan.quiet or None):
@@ -158,6 +158,6 @@ def dice(predict: Predict, plan: SourceTraining, arms: Arms, cases: list[Case]) 
         assembly = Assembly(sample, task, keep=False)
         for step in range(sample.steps):
             assembly.add(step, np.asarray(predict(sample.inputs(step))))
-        scores.append([100 * metrics.dice(assembly.channel(c), task.channel(sample.reference, c)) for c in classes])
-    means = {f"dice_{task.names[c]}": results.mean(column) for c, column in zip(classes, zip(*scores))}
+        scores.append([100 * metrics.dice(*masks) for _, *masks in writing.classes(assembly, task)])
+    means = {f"dice_{name}": results.mean(column) for name, column in zip(task.names[task.foreground], zip(*scores))}
     return {"dice": results.mean(list(means.values())), **means}

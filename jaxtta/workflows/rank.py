@@ -12,7 +12,7 @@ from jaxtta.core import InputError
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
 from jaxtta.plans import Ranking
-from jaxtta.runs import fitting, inputs, results
+from jaxtta.runs import fitting, inputs, results, writing
 from jaxtta.runs.folder import RunFolder, in_folder
 from jaxtta.transfer.lftm import METRICS
 from jaxtta.transfer.sources import load_sources
@@ -26,11 +26,7 @@ CHOICES = (AFFINE, *METRICS)
 
 @in_folder
 def rank(plan: Ranking, folder: RunFolder) -> dict[str, Any]:
-    """Ranks source models, best first; returns the content of `run.json`.
-
-    Raises:
-        InputError: anything wrong with the input; nothing has been written then.
-    """
+    """Ranks source models, best first; returns the content of `run.json`."""
     if plan.by not in CHOICES:
         raise InputError(f"`by` is {plan.by!r}; choose one of {', '.join(CHOICES)}")
     if plan.by != AFFINE and plan.classes is not None:
@@ -145,6 +141,4 @@ def _dice(case: Case, preprocessing: Any, task: Any, probabilities: np.ndarray) 
     assembly = Assembly(preprocessing.open(case, task), task, keep=False)
     for step, one in enumerate(probabilities):
         assembly.add(step, one[None].astype(np.float32))
-    reference, front = assembly.sample.reference, task.foreground
-    scores = [metrics.dice(assembly.channel(c), task.channel(reference, c)) for c in range(front.start, front.stop)]
-    return 100 * results.mean(scores)
+    return 100 * results.mean([metrics.dice(*masks) for _, *masks in writing.classes(assembly, task)])
