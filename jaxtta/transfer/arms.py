@@ -14,6 +14,7 @@ import optax
 from jaxtta import checkpoint, run
 from jaxtta.core import Learner
 from jaxtta.data.augment import turn_in_plane
+from jaxtta.plans import MultiAdaptation
 from jaxtta.runs import loop
 from jaxtta.runs.folder import STATE, RunFolder
 from jaxtta.transfer import tgma
@@ -90,55 +91,42 @@ def of_weights(observed: Observed, weights: np.ndarray) -> Arm:
     return lambda places: np.tensordot(weights, observed.at(places), axes=1)
 
 
-class Recipe(NamedTuple):
-    """How the pair is trained."""
-
-    epochs: int
-    batch: int
-    learning_rate: float
-    seed: int
-
-
 def train_pair(
+    plan: MultiAdaptation,
     observed: Observed,
     pair: Sequence[checkpoint.Checkpoint],
-    recipe: Recipe,
     folder: RunFolder,
     *,
     dtm: np.ndarray,
-    quiet: bool,
 ) -> tuple[tgma.MixtureState, list[dict]]:
-    """Trains main and auxiliary source on the pseudo labels of all sources; goes on where an earlier run stopped.
+    """Trains main and auxiliary source on the pseudo labels of all sources, from where an earlier run stopped on.
 
     Args:
+        plan: how.
         observed: what the sources say.
         pair: their checkpoints, the main one first.
-        recipe: how.
         folder: for the log and for the state to go on from.
         dtm: of the two.
-        quiet: no progress bar.
-
-    Returns:
-        What came of it, and a row for each epoch.
     """
     target, models, sources = observed.target, [one.model for one in pair], [one.source for one in pair]
-    learner = tgma.tgma_learner(models, sources, dtm, target.task, optimiser=optax.adam(recipe.learning_rate))
+    learner = tgma.tgma_learner(models, sources, dtm, target.task, optimiser=optax.adam(plan.learning_rate))
 
     @functools.cache
     def batches() -> loop.Batches:  # a pair that is trained needs no pseudo labels any more
-        return _batches(target, _pseudo_labels(observed), recipe)
+        labels = _pseudo_labels(observed)
+
+        def draw(epoch: int, place: int, window: int) -> dict[str, np.ndarray]:
+            rng = np.random.default_rng([plan.seed, 1, epoch, place])
+            image, turned = turn_in_plane(rng, target.images[window], labels[window])
+            return {"image": image, "labels": turned.astype(np.int32)}
+
+        return loop.shuffled(draw, len(target), plan.batch, seed=[plan.seed, 0])
 
     return loop.fit(
-        learner._replace(step=run.compiled_learner(learner)[1]),
-        lambda epoch, steps: batches()(epoch, steps),
-        folder,
-        epochs=recipe.epochs,
-        steps=loop.steps_of(len(target), recipe.batch),
-        seed=recipe.seed,
-        label="training",
-        quiet=quiet,
-        place=PAIR,
-    )
+        learner._replace(step=run.compiled_learner(learner)[1]), lambda epoch, steps: batches()(epoch, steps), folder,
+        epochs=plan.epochs, steps=loop.steps_of(len(target), plan.batch), seed=plan.seed, label="training",
+        quiet=plan.quiet, place=PAIR,
+    )  # fmt: skip
 
 
 def of_pair(state: tgma.MixtureState, target: Target, pair: Sequence[checkpoint.Checkpoint], number: int) -> Arm:
@@ -158,14 +146,3 @@ def _pseudo_labels(observed: Observed) -> np.ndarray:
     for place, one in zip(everything, found):
         labels[place] = one
     return labels
-
-
-def _batches(target: Target, labels: np.ndarray, recipe: Recipe) -> loop.Batches:
-    """Windows with their pseudo labels, turned at random."""
-
-    def draw(epoch: int, place: int, window: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng([recipe.seed, 1, epoch, place])
-        image, turned = turn_in_plane(rng, target.images[window], labels[window])
-        return {"image": image, "labels": turned.astype(np.int32)}
-
-    return loop.shuffled(draw, len(target), recipe.batch, seed=[recipe.seed, 0])

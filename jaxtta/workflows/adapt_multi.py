@@ -34,27 +34,26 @@ def arm_names(sources: Sequence[str]) -> list[str]:
 
 @in_folder
 def adapt_multi(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
-    """Runs the arms; returns the content of `run.json`.
-
-    Raises:
-        InputError: anything wrong with the input; nothing has been written then.
-    """
-    _check_numbers(plan)
+    """Runs the arms; returns the content of `run.json`."""
+    if plan.metric not in METRICS:
+        raise InputError(f"metric is {plan.metric!r}; choose one of {', '.join(METRICS)}")
+    fitting.check_pace(plan.epochs, plan.batch, plan.learning_rate)
     named = load_sources(plan.sources)
-    chosen = _chosen(plan, arm_names(list(named)))
-    loaded = list(named.values())
-    first = loaded[0]
-    for path, one in zip(plan.sources[1:], loaded[1:]):
+    known = arm_names(list(named))
+    wrong = next((arm for arm in plan.arm if arm not in known), None)
+    if wrong is not None:
+        raise InputError(f"arm is {wrong!r}; choose from {', '.join(known)}")
+    chosen = list(dict.fromkeys([*plan.arm, *(known if plan.all else [])]))  # the result first
+    first, *others = named.values()
+    for path, one in zip(plan.sources[1:], others):
         _check_preprocessing(path, one, plan.sources[0], first)
     cases = inputs.find_all(list(plan.images), list(plan.masks), first.preprocessing, root=plan.root)
     checked = inputs.check_cases(cases, first.preprocessing, first.task, skip_bad=plan.skip_bad, quiet=plan.quiet)
+    alike = ("metric", "epochs", "batch", "learning_rate", "seed", "probabilities", "overlays")
     identity = {
         "sources_sha256": {name: one.manifest["sha256"] for name, one in named.items()},
         "arms": chosen,
-        **{
-            name: getattr(plan, name)
-            for name in ("metric", "epochs", "batch", "learning_rate", "seed", "probabilities", "overlays")
-        },
+        **{name: getattr(plan, name) for name in alike},
         "scored": cases[0].mask is not None,
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
     }
@@ -87,22 +86,15 @@ def _run(
     pair = None
     if set(chosen) & set(TRAINED):
         pair = [loaded[main], loaded[auxiliary]]
-        recipe = arms.Recipe(plan.epochs, plan.batch, plan.learning_rate, plan.seed)
-        state, _ = arms.train_pair(observed, pair, recipe, folder, dtm=dtm[[main, auxiliary]], quiet=plan.quiet)
+        state, _ = arms.train_pair(plan, observed, pair, folder, dtm=dtm[[main, auxiliary]])
         weights = np.asarray(jax.nn.softmax(state.omega))
         record["weights"]["tgma"] = dict(zip((names[main], names[auxiliary]), map(float, weights)))
         for number, role in enumerate(("main", "auxiliary")):
             trained = Source(state.params[number], state.batch_stats[number])
-            provenance = {
-                "command": "adapt-multi",
-                "from": record[role],
-                "role": role,
-                "weight": float(weights[number]),
-            }
-            one = pair[number]
-            checkpoint.save(
-                out / "models" / role, one.model, trained, one.task, one.preprocessing, provenance=provenance
-            )
+            provenance = {"command": "adapt-multi", "from": record[role], "role": role}
+            provenance["weight"] = float(weights[number])
+            one, place = pair[number], out / "models" / role
+            checkpoint.save(place, one.model, trained, one.task, one.preprocessing, provenance=provenance)
     for arm in chosen:
         if arm in TRAINED:
             make = arms.of_pair(state, target, pair, TRAINED.index(arm))
@@ -171,20 +163,6 @@ def _means(summary: dict[str, Any]) -> dict[str, float]:
     domains = list(summary["domains"].values())
     columns = [column for column in domains[0] if column not in ("images", "seconds", "dice")]
     return {"dice": summary["dice"], **{column: results.mean([d[column] for d in domains]) for column in columns}}
-
-
-def _chosen(plan: MultiAdaptation, known: list[str]) -> list[str]:
-    """The arms to run, the result first."""
-    wrong = next((arm for arm in plan.arm if arm not in known), None)
-    if wrong is not None:
-        raise InputError(f"arm is {wrong!r}; choose from {', '.join(known)}")
-    return list(dict.fromkeys([*plan.arm, *(known if plan.all else [])]))
-
-
-def _check_numbers(plan: MultiAdaptation) -> None:
-    if plan.metric not in METRICS:
-        raise InputError(f"metric is {plan.metric!r}; choose one of {', '.join(METRICS)}")
-    fitting.check_pace(plan.epochs, plan.batch, plan.learning_rate)
 
 
 def _check_preprocessing(
