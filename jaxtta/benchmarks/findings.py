@@ -52,7 +52,8 @@ def write_report(
     for source, protocol in dict.fromkeys((row["source"], row["protocol"]) for row in scores):
         group = [row for row in scores if (row["source"], row["protocol"]) == (source, protocol)]
         folder = out / "figures" / file_name(source) / file_name(protocol)
-        pictures = _figures(folder, [row for row in rows if _of(row) == (source, protocol)], group, costs)
+        visited = [row for row in rows if (row["source"], row["protocol"]) == (source, protocol)]
+        pictures = _figures(folder, visited, group, costs)
         scored = tables(group)
         sections.append(Section(scored[0].title, scored, SCORE_NOTES, pictures))
     sections.append(Section("Costs", tables([], costs=costs), COST_NOTES))
@@ -65,10 +66,6 @@ def write_report(
     ]
     write_text(out / "report.html", report("Test-time adaptation compared", sections, record=run, gallery=gallery))
     return scores
-
-
-def _of(row: Mapping[str, Any]) -> tuple[str, str]:
-    return row["source"], row["protocol"]
 
 
 def _figures(folder: Path, rows: Rows, scores: Rows, costs: Rows) -> list[Picture]:

@@ -112,7 +112,8 @@ def ready(plan: Benchmark, registry: Mapping[str, Callable[..., Method]]) -> Rea
         "cases": [f"{case.domain}/{case.name}" for case in good],
     }
     steps = {label: {case: one.cases[case] for case in good} for label, one in checked.items()}
-    sizes = _sizes(first, good) if by_size else {}
+    structure = prefetch(lambda case: first.preprocessing.open(case, first.task).reference > 0, good if by_size else [])
+    sizes = {case: float(np.mean(mask)) for case, mask in structure}
     return Ready(plan, loaded, factories, grouped, steps, sizes, bad, identity)
 
 
@@ -134,10 +135,3 @@ def _check_alike(loaded: dict[str, checkpoint.Checkpoint]) -> None:
         kinds = "; ".join(f"{label}: {', '.join(names)} ({activation}, {d}-D of a {kind})"
                           for (activation, names, kind, d), label in tasks.items())  # fmt: skip
         raise InputError(f"the sources do not segment the same: {kinds}; compare them in benchmarks of their own")
-
-
-def _sizes(loaded: checkpoint.Checkpoint, cases: list[Case]) -> dict[Case, float]:
-    def size(case: Case) -> float:
-        return float(np.mean(loaded.preprocessing.open(case, loaded.task).reference > 0))
-
-    return dict(prefetch(size, cases))

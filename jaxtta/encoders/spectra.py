@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxtta import plots
 from jaxtta.core import InputError
-from jaxtta.encoders.spectrum import dimensions_above, effective_rank, singular_values
+from jaxtta.encoders.spectrum import dimensions_above, effective_rank
 from jaxtta.runs import results
 
 NAME = "spectrum"
@@ -31,11 +31,6 @@ def in_batches(function: Callable[[np.ndarray], Sequence], items: Iterable[np.nd
     if waiting:
         done()
     return [np.concatenate(arrays) for arrays in zip(*parts)]
-
-
-def values_of(**embeddings: np.ndarray) -> dict[str, np.ndarray]:
-    """The singular values of each part's embeddings `[images, dimensions]`."""
-    return {part: singular_values(array) for part, array in embeddings.items()}
 
 
 def write(out: Path, spectra: Spectra, *, beside: Spectra | None = None) -> None:

@@ -61,7 +61,7 @@ PROTOCOLS = {
 
 
 Sources = Annotated[tuple[str, ...] | dict[str, Path], Parameter(accepts_keys=False, metavar="[LABEL=]PATH...")]
-Protocols = Annotated[tuple[str, ...] | dict[str, Protocol], Parameter(accepts_keys=False, metavar="NAME...")]
+Protocols = Annotated[tuple[str, ...] | dict[str, Protocol], Parameter(accepts_keys=False, metavar="STR...")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,9 +136,7 @@ class Benchmark(Streams, FromFile):
     masks: tuple[Path, ...] = ()
     root: Path | None = None
     methods: tuple[str, ...] = ()
-    protocols: Annotated[tuple[str, ...] | dict[str, Protocol], Parameter(accepts_keys=False, metavar="STR...")] = (
-        "reset",
-    )
+    protocols: Protocols = ("reset",)
     orders: Orders = 1
     seeds: Seeds = (0,)
     against: str = "source"

@@ -1,7 +1,7 @@
 """Cases from the command line: found, and every file read once before anything is computed or written."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -11,6 +11,7 @@ from jaxtta.data.kinds import Kind
 from jaxtta.data.prefetch import prefetch
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
+from jaxtta.plans import Pretraining, SourceTraining
 
 
 class Checked(NamedTuple):
@@ -29,21 +30,20 @@ class Checked(NamedTuple):
     files: list[Path]
 
 
-def preprocessing_for(
-    images: Path, *, size: tuple[int, ...], channels: int | None, mask_values: tuple[int, ...] | str, **volumes: Any
-) -> Kind:
-    """The preprocessing for what a folder or list has, pictures or volumes; what is None takes its default.
+def preprocessing_for(plan: SourceTraining | Pretraining, *, mask_values: tuple[int, ...] | str) -> Kind:
+    """The preprocessing for what a plan's images have, pictures or volumes; what is None takes its default.
 
     Raises:
         InputError: a value that makes no sense, or one for volumes where there are pictures.
     """
-    given = {key: value for key, value in volumes.items() if value is not None}
+    images, channels = plan.images[0], plan.channels
+    given = {key: value for key in ("axis", "spacing", "intensity") if (value := getattr(plan, key)) is not None}
     if kind_of(images) == "volume":
         given |= {} if channels is None else {"channels": channels}
-        return VolumePreprocessing(size, mask_values=mask_values, **given)
+        return VolumePreprocessing(plan.size, mask_values=mask_values, **given)
     if given:
         raise InputError(f"{images} has no volumes; `{min(given)}` is for .nii and .nii.gz files: leave it out")
-    return Preprocessing(size, 3 if channels is None else channels, mask_values)
+    return Preprocessing(plan.size, 3 if channels is None else channels, mask_values)
 
 
 def batch_for(asked: int | None, preprocessing: Kind) -> int:

@@ -30,15 +30,12 @@ def load_sources(
     loaded = [load(path) for path in paths]
     first = loaded[0].task
     for path, other in zip(paths[1:], (one.task for one in loaded[1:])):
-        if _what(other) != _what(first) or (_named(first) and _named(other) and first.names != other.names):
+        alike = (other.classes, other.activation) == (first.classes, first.activation)
+        if not alike or (_named(first) and _named(other) and first.names != other.names):
             raise InputError(
                 f"{path} segments {_words(other)}, {paths[0]} {_words(first)}; give sources that segment the same"
             )
     return dict(zip(short_names(whole), loaded))
-
-
-def _what(task: Task) -> tuple[int, str]:
-    return task.classes, task.activation
 
 
 def _named(task: Task) -> bool:

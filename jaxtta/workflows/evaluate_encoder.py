@@ -18,6 +18,7 @@ from jaxtta.data.kinds import to_dict
 from jaxtta.data.labels import check_labels
 from jaxtta.encoders import spectra
 from jaxtta.encoders.moco import pooled
+from jaxtta.encoders.spectrum import singular_values
 from jaxtta.models import build, features
 from jaxtta.plans import Evaluation, SourceTraining
 from jaxtta.plans.encoders import RATES
@@ -33,11 +34,7 @@ SCORES, TABLE = "scores.csv", "evaluation.csv"
 
 @in_folder
 def evaluate(plan: Evaluation, folder: RunFolder) -> dict[str, Any]:
-    """Trains and scores all runs that are not in `scores.csv` yet; returns the content of `run.json`.
-
-    Raises:
-        InputError: anything wrong with the input; nothing has been written then.
-    """
+    """Trains and scores all runs that are not in `scores.csv` yet; returns the content of `run.json`."""
     _check_numbers(plan)
     arms = _arms(plan)
     test = dataclasses.replace(plan, images=plan.test_images, masks=plan.test_masks)
@@ -138,17 +135,11 @@ def _spectra(plan: Evaluation, arms: Arms, cases: list[Case]) -> dict[str, dict[
     for name in arms.encoders:
         source = jax.device_put(arms.source(name, plan.seed))
         (embeddings,) = spectra.in_batches(functools.partial(program, source), images(), plan.batch)
-        values[name] = spectra.values_of(encoder=embeddings)
+        values[name] = {"encoder": singular_values(embeddings)}
     beside = {name: spectra.projector_beside(path) for name, path in arms.paths.items() if path is not None}
     spectra.write(plan.out, values, beside=beside)
     both = {name: {**parts, **beside.get(name, {})} for name, parts in values.items()}
     return {name: {part: spectra.summary(of) for part, of in parts.items()} for name, parts in both.items()}
-
-
-def _training(plan: Evaluation) -> SourceTraining:
-    """What the trainings of all runs have in common."""
-    alike = {n: getattr(plan, n) for n in ("images", "masks", "root", "out", "epochs", "batch", "skip_bad", "quiet")}
-    return SourceTraining(**alike, optimiser="adam", validation=0.0)
 
 
 def _runs(plan: Evaluation, arms: Arms, cases: list[Case], test: list[Case]) -> list[dict[str, Any]]:
@@ -157,7 +148,8 @@ def _runs(plan: Evaluation, arms: Arms, cases: list[Case], test: list[Case]) -> 
     rows = results.read_rows(path) if path.is_file() else []
     known = {(row["by"], row["arm"], int(row["seed"])) for row in rows}
     wanted = [(by, arm, plan.seed + i) for by in plan.by for arm in arms.encoders for i in range(plan.seeds)]
-    linear, training = None, _training(plan)
+    alike = {n: getattr(plan, n) for n in ("images", "masks", "root", "out", "epochs", "batch", "skip_bad", "quiet")}
+    linear, training = None, SourceTraining(**alike, optimiser="adam", validation=0.0)
     bar = tqdm(wanted, "runs", initial=len(known), disable=plan.quiet or None)
     for by, arm, seed in wanted:
         if (by, arm, seed) in known:

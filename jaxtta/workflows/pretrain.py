@@ -15,6 +15,7 @@ from jaxtta.core import InputError, Learner, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import Kind, to_dict
 from jaxtta.encoders import moco, spectra
+from jaxtta.encoders.spectrum import singular_values
 from jaxtta.encoders.whitening import folded, groups_for
 from jaxtta.models import Model, build, features
 from jaxtta.plans import Pretraining
@@ -34,13 +35,8 @@ WEIGHT_DECAY, SGD_MOMENTUM = 1e-4, 0.9
 
 
 def pretrain(plan: Pretraining) -> dict[str, Any]:
-    """Pre-trains an encoder; returns the content of `run.json`.
-
-    Raises:
-        InputError: anything wrong with the input; nothing has been written then.
-    """
-    volumes = {name: getattr(plan, name) for name in ("channels", "axis", "spacing", "intensity")}
-    return _pretrain(plan, inputs.preprocessing_for(plan.images[0], size=plan.size, mask_values=(0, 1), **volumes))
+    """Pre-trains an encoder; returns the content of `run.json`."""
+    return _pretrain(plan, inputs.preprocessing_for(plan, mask_values=(0, 1)))
 
 
 @in_folder
@@ -54,8 +50,15 @@ def _pretrain(plan: Pretraining, folder: RunFolder, preprocessing: Kind) -> dict
     aside = _aside(plan, list(checked.cases))
     if not plan.keep_constant:
         _check_varied(preprocessing, checked.cases, aside)
-    learner_of = functools.partial(_learner, plan, model)
-    _check_learner(plan, model, learner_of(optax.sgd(0.0)))
+    learner_of = functools.partial(
+        moco.moco_learner, model, size=plan.crop_size or plan.size, queue=plan.queue, momentum=plan.momentum,
+        temperature=plan.temperature, local=plan.local, shared=not plan.independent,
+    )  # fmt: skip
+    # A step is traced, so that what does not fit is said before a run begins.
+    traced = learner_of(optax.sgd(0.0))
+    batch = {"image": jax.ShapeDtypeStruct((plan.batch, *plan.size, model.channels), jnp.float32)}
+    state = jax.eval_shape(traced.init, jax.random.key(0), batch)
+    jax.eval_shape(traced.step, jax.random.key(0), state, batch)
     recipe = {name: getattr(plan, name) for name in RECIPE}
     identity = {
         "model": model.config,
@@ -141,27 +144,6 @@ def _model(plan: Pretraining, channels: int) -> Model:
     return build({**config, "whitening": groups_for(channels, math.prod(outer))})
 
 
-def _learner(plan: Pretraining, model: Model, optimiser: optax.GradientTransformation):
-    return moco.moco_learner(
-        model,
-        optimiser,
-        size=plan.crop_size or plan.size,
-        queue=plan.queue,
-        momentum=plan.momentum,
-        temperature=plan.temperature,
-        local=plan.local,
-        shared=not plan.independent,
-    )
-
-
-def _check_learner(plan: Pretraining, model: Model, learner: Learner) -> None:
-    """Traces a step, so that what does not fit is said before a run begins."""
-    shape = (plan.batch, *plan.size, model.channels)
-    batch = {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
-    state = jax.eval_shape(learner.init, jax.random.key(0), batch)
-    jax.eval_shape(learner.step, jax.random.key(0), state, batch)
-
-
 def _aside(plan: Pretraining, cases: list[Case]) -> list[Case]:
     """The files whose images nothing is trained on, drawn by the seed."""
     if len(cases) < 2:
@@ -195,6 +177,6 @@ def _spectrum(plan: Pretraining, model: Model, state: Any, images: Iterator[np.n
     program = run.compiled_function(functools.partial(moco.embed, model))
     source, projector = moco.encoder_source(state), state.params["projector"]
     embeddings = spectra.in_batches(lambda batch: program(source, projector, batch), images, plan.batch)
-    values = spectra.values_of(**dict(zip(("encoder", "projector"), embeddings)))
+    values = dict(zip(("encoder", "projector"), map(singular_values, embeddings)))
     spectra.write(plan.out, {plan.out.resolve().name: values})
     return {part: spectra.summary(array) for part, array in values.items()}

@@ -20,15 +20,9 @@ from jaxtta.segmentation import segmentation_learner
 
 
 def train(plan: SourceTraining) -> dict[str, Any]:
-    """Trains a source model; returns the content of `run.json`.
-
-    Raises:
-        InputError: anything wrong with the input; nothing has been written then.
-    """
+    """Trains a source model; returns the content of `run.json`."""
     task = Task(plan.classes, plan.activation, plan.names)
-    volumes = {name: getattr(plan, name) for name in ("channels", "axis", "spacing", "intensity")}
-    values = plan.mask_values or tuple(range(task.labels))
-    preprocessing = preprocessing_for(plan.images[0], size=plan.size, mask_values=values, **volumes)
+    preprocessing = preprocessing_for(plan, mask_values=plan.mask_values or tuple(range(task.labels)))
     heads = () if plan.heads == ("none",) else plan.heads
     model = {**plan.network(), "heads": tuple(dict.fromkeys(("segmentation", *heads)))}
     model |= {} if plan.norm is None else {"norm": plan.norm}
@@ -52,9 +46,6 @@ def train_network(
         task: what is segmented.
         preprocessing: how images and masks are prepared; kept in the checkpoint.
         network: configuration of the network; classes and channels are those of task and preprocessing.
-
-    Raises:
-        InputError: anything wrong with the input; nothing has been written then.
     """
     recipe = fitting.Recipe.of(plan)
     fitting.check_recipe(recipe, validation=plan.validation)
