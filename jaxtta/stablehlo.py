@@ -109,13 +109,9 @@ def save(
             "results": _rows(results(program.out_tree.unflatten(program.out_avals))),
         }
     record = {
-        "format": FORMAT,
-        **provenance,
-        "versions": checkpoint.versions(),
-        "platforms": list(platforms),
-        "key": KEY,
+        "format": FORMAT, **provenance, "versions": checkpoint.versions(), "platforms": list(platforms), "key": KEY,
         "programs": entries,
-    }
+    }  # fmt: skip
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     (path / RECORD).unlink(missing_ok=True)  # written last: an export without it is not whole

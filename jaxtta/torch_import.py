@@ -16,13 +16,9 @@ from jaxtta.core import InputError, Source, Tree, paths
 from jaxtta.models import HEADS, Model, build
 
 LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "shift": "bias",
-    "bias": "bias",
-    "mean": "running_mean",
+    "kernel": "weight", "scale": "weight", "shift": "bias", "bias": "bias", "mean": "running_mean",
     "variance": "running_var",
-}
+}  # fmt: skip
 HEAD_NAMES = {"reconstruction": "recon", "denoising": "denoise", "super_resolution": "supres"}
 SUPER_RESOLUTION = {"conv1": "0", "conv2": "2", "output": "4"}
 UNUSED = re.compile(r"(^|\.)(num_batches_tracked|fc\.(weight|bias))$")
@@ -41,7 +37,7 @@ class Converted(NamedTuple):
 def convert(
     state_dict: Mapping[str, np.ndarray], *, architecture: str = "resunet34", allow_missing_heads: bool = False
 ) -> Converted:
-    """Converts a PyTorch state dict.
+    """Converts a PyTorch state dict to a model and its variables.
 
     Args:
         state_dict: PyTorch's names to arrays in PyTorch's layout.
@@ -49,9 +45,6 @@ def convert(
             torchvision ResNet as an encoder. Width, channels and classes are read off the shapes.
         allow_missing_heads: accept weights without (all of) the self-supervised heads; the model then has only the
             heads present.
-
-    Returns:
-        The model and its variables.
 
     Raises:
         InputError: unknown architecture; names missing or unexpected, or shapes that do not fit: every one is listed.

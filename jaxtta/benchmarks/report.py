@@ -51,7 +51,7 @@ def report(
     record: Mapping[str, Any] | None = None,
     gallery: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """Writes the page.
+    """Writes the page; returns the text of an HTML file.
 
     Args:
         title: its heading.
@@ -60,9 +60,6 @@ def report(
         gallery: overlays, each a mapping of `path` (a PNG or JPEG file of two panels: without adaptation, and with
             it), `source`, `protocol`, `method`, `domain`, `name` and `gain` (in Dice points); shown from the largest
             gain to the largest harm, or the other way round.
-
-    Returns:
-        The text of an HTML file.
 
     Raises:
         InputError: a picture is not there, or is neither PNG nor JPEG.
@@ -79,14 +76,9 @@ def report(
     if record:
         parts.append({"title": "What was run", "record": {name: _lines(value) for name, value in record.items()}})
     return environment.from_string(_resource("report.html.jinja")).render(
-        title=title,
-        parts=parts,
-        filters=FILTERS,
-        policy=POLICY,
-        style=_resource("report.css"),
-        script=_resource("report.js"),
-        embedded=_embedded,
-    )
+        title=title, parts=parts, filters=FILTERS, policy=POLICY, style=_resource("report.css"),
+        script=_resource("report.js"), embedded=_embedded,
+    )  # fmt: skip
 
 
 def _resource(name: str) -> str:

@@ -34,12 +34,9 @@ COST_NOTES = (
 # Of LaTeX: in a name; the brackets and the star mean something after the end of a line.
 NAMES = {c: f"\\{c}" for c in "&%$#_{}"} | {"[": "{[}", "]": "{]}", "*": "{*}", "~": r"\textasciitilde{}"}
 NAMES |= {
-    "\\": r"\textbackslash{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
+    "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}",
-}
+}  # fmt: skip
 NUMBERS = {"-": "$-$", "<": "$<$", DASH: "--"}
 
 

@@ -81,18 +81,10 @@ class Augmentation:
 
 RELEASED = Augmentation()
 STRONG = Augmentation(
-    elastic_probability=0.3,
-    rotation_probability=0.3,
-    rotation_degrees=30.0,
-    scale_probability=0.3,
-    scale=(0.7, 1.4),
-    brightness_probability=0.4,
-    brightness=(0.6, 1.6),
-    noise_probability=0.3,
-    noise=(0.0, 0.1),
-    order=1,
+    elastic_probability=0.3, rotation_probability=0.3, rotation_degrees=30.0, scale_probability=0.3, scale=(0.7, 1.4),
+    brightness_probability=0.4, brightness=(0.6, 1.6), noise_probability=0.3, noise=(0.0, 0.1), order=1,
     appearance=Appearance(),
-)
+)  # fmt: skip
 RECIPES = {"released": RELEASED, "strong": STRONG, "none": None}  # by the names that people choose from
 THICK = 3  # a volume whose longest extent is more than this many times its shortest is a stack of thick slices
 

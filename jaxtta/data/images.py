@@ -22,14 +22,10 @@ MOST_PIXELS = 80_000_000  # below the 89 million from which Pillow warns of a de
 
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}
+}  # fmt: skip
 
 
 def _bits(frame: Image.Image, path: Path) -> int:
@@ -155,13 +151,10 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Reads a mask as the numbers that are stored: grey values, palette indices, or 0 and 1 of a 1-bit file.
+    """Reads a mask `[h, w]`, int32, as stored: grey values, palette indices, or 0 and 1 of a 1-bit file.
 
     Args:
         path: a PNG, TIFF or BMP file of one frame; RGB is read when its three channels are equal.
-
-    Returns:
-        `[h, w]`, int32.
 
     Raises:
         InputError: as `read_image`; also colours, fractions, and lossy compression, which alters the values of a mask.

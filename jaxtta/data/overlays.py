@@ -11,17 +11,9 @@ from scipy import ndimage
 
 # Cyan, magenta, yellow and on: apart from one another, from the red of a fundus and from the grey of a slice.
 _FIRST_COLOURS = (
-    (0, 215, 255),
-    (255, 60, 200),
-    (255, 225, 0),
-    (70, 230, 80),
-    (255, 140, 0),
-    (90, 120, 255),
-    (235, 60, 60),
-    (170, 90, 255),
-    (0, 160, 130),
-    (190, 150, 100),
-)
+    (0, 215, 255), (255, 60, 200), (255, 225, 0), (70, 230, 80), (255, 140, 0), (90, 120, 255), (235, 60, 60),
+    (170, 90, 255), (0, 160, 130), (190, 150, 100),
+)  # fmt: skip
 
 
 def colours(count: int) -> np.ndarray:

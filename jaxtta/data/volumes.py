@@ -146,15 +146,10 @@ class Study(Sample):
         self.planes, self.plane_spacing = shape[self.axis or 0], mm[-2:]
         self.working_spacing = tuple(size * n / w for size, n, w in zip(mm, plane, working))
         super().__init__(
-            case,
-            shape=shape,
-            spacing=spacing,
-            reference=reference,
-            blocks=1 if self.axis is None else shape[self.axis],
-            working=working,
-            window=preprocessing.size,
+            case, shape=shape, spacing=spacing, reference=reference,
+            blocks=1 if self.axis is None else shape[self.axis], working=working, window=preprocessing.size,
             batch=batch,
-        )
+        )  # fmt: skip
 
     def index(self, number: int) -> tuple:
         """A slice, or all of it."""

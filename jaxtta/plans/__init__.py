@@ -75,19 +75,6 @@ COMMANDS = {
 }
 
 __all__ = [
-    "COMMANDS",
-    "Adaptation",
-    "Benchmark",
-    "Command",
-    "Conversion",
-    "Demo",
-    "Evaluation",
-    "Export",
-    "FineTuning",
-    "MultiAdaptation",
-    "Pretraining",
-    "Ranking",
-    "SourceTraining",
-    "Synthesis",
-    "function_of",
-]
+    "COMMANDS", "Adaptation", "Benchmark", "Command", "Conversion", "Demo", "Evaluation", "Export", "FineTuning",
+    "MultiAdaptation", "Pretraining", "Ranking", "SourceTraining", "Synthesis", "function_of",
+]  # fmt: skip

@@ -27,9 +27,6 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
 
     Returns:
         The content of `run.json`.
-
-    Raises:
-        InputError: anything wrong with the input; nothing has been written then.
     """
     _join(plan)
     plan = dataclasses.replace(plan, quiet=plan.quiet or not distributed.speaks())

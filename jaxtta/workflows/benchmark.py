@@ -50,9 +50,6 @@ def benchmark(plan: Benchmark, *, registry: Mapping[str, Callable[..., Method]] 
 
     Returns:
         The content of `run.json`.
-
-    Raises:
-        InputError: anything wrong with the input; nothing has been written then.
     """
     if plan.compilation_cache is not None:
         run.use_compilation_cache(plan.compilation_cache)

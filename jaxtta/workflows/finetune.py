@@ -28,11 +28,7 @@ LEAST = 25  # steps from one row of the log, score and save to the next
 
 @in_folder
 def finetune(plan: FineTuning, folder: RunFolder) -> dict[str, Any]:
-    """Fine-tunes a source model; returns the content of `run.json`. What is saved is an ordinary source model.
-
-    Raises:
-        InputError: anything wrong with the input; nothing has been written then.
-    """
+    """Fine-tunes a source model; returns the content of `run.json`. What is saved is an ordinary source model."""
     if plan.norm not in NORMS:
         raise InputError(f"norm is {plan.norm!r}; choose one of {', '.join(NORMS)}")
     loaded = begun(plan.source, plan)
