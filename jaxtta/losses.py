@@ -15,7 +15,7 @@ from jaxtta.core import Array, InputError, Task
 
 
 def dice_loss(task: Task, logits: Array, target: Array, *, smooth: float = 1.0, per_class: bool = True) -> Array:
-    """Soft Dice loss, one minus the Dice coefficient of the probabilities.
+    """Soft Dice loss, one minus the Dice coefficient of the probabilities: 0 .. 1.
 
     `1 - (2 Σ p t + s) / (Σ p + Σ t + s)`, with `p` the task's probabilities, `t` the target and `s` the smoothing.
     The sums run over batch and space, one coefficient a class, and the classes' losses are averaged; images of a
@@ -28,9 +28,6 @@ def dice_loss(task: Task, logits: Array, target: Array, *, smooth: float = 1.0, 
         smooth: added above and below the fraction line, in pixels; above 0.
         per_class: False sums over the classes as well, for one coefficient in which each class weighs by its size, as
             in the source training released with VPTTA.
-
-    Returns:
-        A scalar in 0 .. 1.
 
     Reference: F. Milletari, N. Navab and S.-A. Ahmadi, "V-Net: Fully Convolutional Neural Networks for Volumetric
     Medical Image Segmentation", 3DV, 2016 (with squares in the denominator).
@@ -56,14 +53,11 @@ def soft_dice(task: Task, probabilities: Array, target: Array, *, axes: tuple[in
 
 
 def cross_entropy(task: Task, logits: Array, target: Array) -> Array:
-    """Cross entropy of the probabilities with the target, from the logits, so that it stays finite for large ones.
+    """Cross entropy of the probabilities with the target in nats, from the logits: finite for large ones too.
 
     A sigmoid task: binary cross entropy, `-(t log p + (1 - t) log (1 - p))`, averaged over batch, space and channels.
     A softmax task: categorical cross entropy, `-Σ t log p` over the classes (the background too), averaged over batch
     and space.
-
-    Returns:
-        A scalar, 0 or more, in nats.
     """
     target = _checked(task, logits, target)
     if task.activation == "sigmoid":

@@ -98,16 +98,13 @@ def average_surface_distance(prediction: Mask, reference: Mask, *, spacing: Spac
 def average_symmetric_surface_distance(
     prediction: Mask, reference: Mask, *, spacing: Spacing, definition: str = "pooled"
 ) -> float:
-    """ASSD: mean surface distance in both directions.
+    """ASSD: mean surface distance in both directions, in the unit of the spacing; NaN if a mask is empty.
 
     Args:
         spacing: size of a pixel, one number for every axis or one number an axis.
         definition: `"pooled"`, the mean over the surface pixels of both masks (MedPy from 0.5 on), or `"mean"`, the
             mean of the two average surface distances (MedPy before 0.5). They differ where one surface is longer than
             the other.
-
-    Returns:
-        A distance in the unit of the spacing; NaN if either mask is empty.
 
     Raises:
         ValueError: an unknown definition, beside what the others raise.

@@ -1,4 +1,7 @@
-"""Figures: the only file that imports matplotlib (the extra `plots`); without it every figure raises InputError."""
+"""Figures: the only file that imports matplotlib (the extra `plots`); without it every figure raises InputError.
+
+A figure's `path` is a PNG, PDF or SVG file.
+"""
 
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -39,7 +42,6 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
 
     Args:
         tables: for each method the rows of its `predictions.csv`, in the order of the stream.
-        path: a PNG, PDF or SVG file.
     """
     domains = list(dict.fromkeys(row["domain"] for rows in tables.values() for row in rows))
     aligned = {method: rows for method, rows in tables.items() if "cosine" in rows[0]}
@@ -81,7 +83,6 @@ def accelerator(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
 
     Args:
         tables: those of `python -m experiments.accelerator`, of `streams`, `pytorch` and `kernels` what there is.
-        path: a PNG, PDF or SVG file.
     """
     figure = _figure(12, 8)
     (time, share), (memory, profile) = figure.subplots(2, 2)
@@ -121,7 +122,6 @@ def singular_values(spectra: Mapping[str, Mapping[str, np.ndarray]], path: Path)
 
     Args:
         spectra: for each arm the descending singular values of its parts, such as `encoder` and `projector`.
-        path: a PNG, PDF or SVG file.
     """
     parts = list(dict.fromkeys(part for arm in spectra.values() for part in arm))
     figure = _figure(1 + 5 * len(parts), 4)
@@ -146,7 +146,6 @@ def benchmark_stream(rows: Sequence[Mapping], path: Path) -> None:
 
     Args:
         rows: of a benchmark's `results.csv`; those of the first source and protocol are drawn.
-        path: a PNG, PDF or SVG file.
     """
     rows = _of_first(rows)
     domains, looks = list(dict.fromkeys(row["domain"] for row in rows)), _looks(rows)
@@ -189,7 +188,6 @@ def benchmark_domains(summary: Sequence[Mapping], path: Path) -> None:
 
     Args:
         summary: rows of `jaxtta.benchmarks.scores.summary`; those of the first source and protocol are drawn.
-        path: a PNG, PDF or SVG file.
     """
     rows = _of_first(summary)
     methods, domains = [row["method"] for row in rows], list(rows[0]["domains"])
@@ -222,7 +220,6 @@ def benchmark_costs(summary: Sequence[Mapping], costs: Sequence[Mapping], path: 
     Args:
         summary: rows of `jaxtta.benchmarks.scores.summary`; those of the first source and protocol are drawn.
         costs: rows of the benchmark's `costs.csv`.
-        path: a PNG, PDF or SVG file.
     """
     rows = _of_first(summary)
     seconds = {row["method"]: row["seconds"] for row in costs if row["source"] == rows[0]["source"]}

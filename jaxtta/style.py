@@ -30,6 +30,7 @@ BRIGHTNESS = CONTRAST = BLUR = (0.5, 1.5)
 GAMMA = (0.5, 2.0)
 NOISE = (0.0, 0.05)
 PROBABILITY = (0.75, 0.75, 0.75, 0.5, 0.5)  # per image, in the order of Style
+NEUTRAL = (1.0, 1.0, 1.0, 0.0, 0.0)  # what a change that is not drawn is made with
 PROBABILITY_BLUR_CHANNEL = 0.5  # per channel of a blurred image
 
 # Keeps the division finite for a constant channel; batchgenerators' value, part of its definition of gamma.
@@ -68,23 +69,13 @@ def _space(images: Array) -> tuple[int, ...]:
 
 
 def brightness(images: Array, factor: Array) -> Array:
-    """Multiplies each channel, `x · factor`; not clipped.
-
-    Args:
-        images: `[batch, *space, channels]`.
-        factor: `[batch, channels]`.
-    """
+    """Multiplies each channel, `x · factor`, a factor `[batch, channels]`; not clipped."""
     return images * _over_space(factor, images)
 
 
 def contrast(images: Array, factor: Array) -> Array:
-    """Stretches each channel about its mean and keeps its range.
-
-        clip(mean + factor · (x - mean), min x, max x)
-
-    Args:
-        images: `[batch, *space, channels]`.
-        factor: `[batch, channels]`.
+    """Stretches each channel about its mean, by a factor `[batch, channels]`, and keeps its range:
+    `clip(mean + factor · (x - mean), min x, max x)`.
     """
     space = _space(images)
     mean = jnp.mean(images, space, keepdims=True)
@@ -117,7 +108,6 @@ def noise(images: Array, deviation: Array, normal: Array) -> Array:
     """Adds noise, `x + deviation · normal`; not clipped.
 
     Args:
-        images: `[batch, *space, channels]`.
         deviation: `[batch]`: one standard deviation for all channels of an image.
         normal: standard normal values, of the shape of the images.
     """
@@ -202,23 +192,13 @@ def draw_style(key: Key, images: Array) -> Style:
         noise=jax.random.uniform(keys[3], per_image, dtype, *NOISE),
         blur=jax.random.uniform(keys[4], per_channel, dtype, *BLUR),
     )
-    return Style(
-        brightness=jnp.where(chosen.brightness[:, None], drawn.brightness, 1.0),
-        contrast=jnp.where(chosen.contrast[:, None], drawn.contrast, 1.0),
-        gamma=jnp.where(chosen.gamma[:, None], drawn.gamma, 1.0),
-        noise=jnp.where(chosen.noise, drawn.noise, 0.0),
-        blur=jnp.where(chosen.blur[:, None] & blurred, drawn.blur, 0.0),
-    )
+    chosen = chosen._replace(blur=chosen.blur[:, None] & blurred)
+    choices = zip(chosen, drawn, NEUTRAL)
+    return Style(*(jnp.where(c[:, None] if c.ndim < d.ndim else c, d, neutral) for c, d, neutral in choices))
 
 
 def apply_style(images: Array, style: Style, normal: Array) -> Array:
-    """Makes the five changes in their order.
-
-    Args:
-        images: `[batch, *space, channels]`.
-        style: the numbers drawn for them.
-        normal: standard normal values, of the shape of the images.
-    """
+    """Makes the five changes in their order, with the numbers drawn for them and normal values of the images' shape."""
     images = brightness(images, style.brightness)
     images = contrast(images, style.contrast)
     images = gamma(images, style.gamma)
@@ -227,16 +207,13 @@ def apply_style(images: Array, style: Style, normal: Array) -> Array:
 
 
 def strong_style(key: Key, images: Array) -> Array:
-    """The strongly styled view of images; pixels stay where they are.
+    """The strongly styled view of images, not confined to [0, 1]; pixels stay where they are.
 
     No gradient flows through it: the derivative of gamma is not finite everywhere, and the view is data.
 
     Args:
         key: a typed key; every image of the batch gets draws of its own.
         images: `[batch, *space, channels]`, in [0, 1].
-
-    Returns:
-        Images of the same shape and dtype, not confined to [0, 1].
     """
     images = jax.lax.stop_gradient(images)
     key_style, key_noise = jax.random.split(key)

@@ -81,7 +81,7 @@ def possible(task: Task, dimensions: int) -> tuple[Geometric, ...]:
 
 
 def rescale(images: Array) -> Array:
-    """Scales each image to [0, 1] over all its pixels and channels together.
+    """Scales each image to [0, 1] (to rounding) over all its pixels and channels together.
 
         (x - min x) / (max x - min x)
 
@@ -90,9 +90,6 @@ def rescale(images: Array) -> Array:
 
     Args:
         images: `[batch, *space, channels]`, any finite values.
-
-    Returns:
-        Images of the same shape and dtype, in [0, 1] to rounding.
     """
     axes = tuple(range(1, images.ndim))
     lowest = jnp.min(images, axes, keepdims=True)
@@ -103,13 +100,10 @@ def rescale(images: Array) -> Array:
 
 
 def gaussian_noise(scale: float) -> View:
-    """The view `x + scale · N(0, 1)`, drawn for every value; not clipped.
+    """The view `x + scale · N(0, 1)`, drawn for every value in the dtype of the images; not clipped.
 
     Args:
         scale: standard deviation of the noise, in units of the image.
-
-    Returns:
-        A view of images of any shape; the dtype of the images is kept.
     """
 
     def view(key: Key, images: Array) -> Array:

@@ -49,15 +49,12 @@ def check_labels(values: tuple[int, ...] | str, task: Task) -> None:
 
 
 def label_map(mask: np.ndarray, values: tuple[int, ...] | str, path: Path) -> np.ndarray:
-    """The label map of a mask.
+    """The label map of a mask, `[*space]`, uint8.
 
     Args:
         mask: `[*space]`, integers as stored.
         values: what they mean.
         path: the mask's file, for the messages.
-
-    Returns:
-        `[*space]`, uint8.
 
     Raises:
         InputError: the mask has values that mean nothing.

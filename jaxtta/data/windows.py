@@ -31,9 +31,6 @@ def positions(shape: Sequence[int], window: Sequence[int], *, overlap: float = 0
         window: its extents.
         overlap: the least share of the window that neighbours have in common, in [0, 1).
 
-    Returns:
-        One tuple for each window.
-
     Raises:
         InputError: a window that is larger than the space, has other axes or no extent, or an overlap out of range.
     """

@@ -69,9 +69,6 @@ def info_nce(q: Array, k: Array, queue: Array, *, temperature: float) -> Array:
         k: the keys they belong to, the same shape. No gradient flows to them, nor to the queue.
         queue: `[length, channels]`.
         temperature: τ, above 0.
-
-    Returns:
-        A scalar.
     """
     k, queue = jax.lax.stop_gradient((k, queue))
     q = q / temperature  # before the product: the logits are many more

@@ -25,14 +25,11 @@ _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def covariance(centred: Array, *, groups: int = 1) -> Array:
-    """The biased covariance of each group of channels, `XᵀX / m` over all other axes.
+    """The biased covariance of each group of channels, `XᵀX / m` over all other axes, `[groups, n, n]`.
 
     Args:
         centred: features less their mean, `[..., channels]`.
         groups: a divisor of the channels.
-
-    Returns:
-        `[groups, n, n]`.
     """
     rows = centred.reshape(-1, groups, centred.shape[-1] // groups)
     return _einsum("mgi,mgj->gij", rows, rows) / rows.shape[0]

@@ -28,7 +28,7 @@ def signature(scale: Array, shift: Array) -> Array:
 def collaboration(
     scale: Array, shift: Array, source_scale: Array, source_shift: Array, *, temperature: float = 1.0
 ) -> Array:
-    """How much each target channel takes of each, the sparse matrix `C`.
+    """How much each target channel takes of each, the sparse matrix `C`, `[channels, channels]` in [0, 1].
 
     `C_ij = softmax_j(−|y_i − y_source,j| / τ)`, kept where `C_ij ≥ C_ii`, else 0; rows are not normalised again. No
     gradient flows through it.
@@ -39,9 +39,6 @@ def collaboration(
         source_scale: γ of the same layer in the source.
         source_shift: β of it.
         temperature: τ, above 0.
-
-    Returns:
-        `[channels, channels]`, values in [0, 1].
     """
     ours, theirs = signature(scale, shift), signature(source_scale, source_shift)
     matrix = jax.nn.softmax(-jnp.abs(ours[:, None] - theirs[None, :]) / temperature, axis=1)

@@ -44,7 +44,7 @@ def foreground(task: Task, logits: Array) -> Array:
 
 
 def agreement(first: Array, second: Array, *, empty: float = 0.0) -> Array:
-    """`2 |P ∩ Q| / (|P| + |Q|)` of each class, averaged over the classes present in P.
+    """`2 |P ∩ Q| / (|P| + |Q|)` of each class, averaged over the classes present in P: `[batch]` in [0, 1].
 
     The Dice of `jaxtta.metrics` for images side by side inside a program, where an absent class is no NaN but left out.
 
@@ -52,9 +52,6 @@ def agreement(first: Array, second: Array, *, empty: float = 0.0) -> Array:
         first: P, boolean `[batch, *space, classes]`, foreground only.
         second: Q, the same.
         empty: the value where both are empty (0 is our choice). Where P alone is, it is 0.
-
-    Returns:
-        `[batch]` in [0, 1].
     """
     axes = tuple(range(1, first.ndim - 1))
     overlap, size_first, size_second = (jnp.sum(part, axes, dtype=float) for part in (first & second, first, second))
