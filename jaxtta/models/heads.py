@@ -82,11 +82,7 @@ def beside_segmentation(
     x: Array, heads: tuple[str, ...], *, doublings: int, channels: int, policy: stats.Policy, norm: str = "batch"
 ) -> dict[str, Array]:
     """What the self-supervised heads among these say of the deepest feature map; for the rest see `ImageHead`."""
-    outputs = {}
-    for head in IMAGE_HEADS:
-        if head in heads:
-            finer = head == "super_resolution"
-            outputs[head] = ImageHead(doublings, channels, policy, norm, finer=finer, name=head)(x)
-    if "rotation" in heads:
-        outputs["rotation"] = RotationHead(name="rotation")(x)
-    return outputs
+    parts = (doublings, channels, policy, norm)
+    finer = {head: head == "super_resolution" for head in IMAGE_HEADS if head in heads}
+    outputs = {head: ImageHead(*parts, finer=is_finer, name=head)(x) for head, is_finer in finer.items()}
+    return outputs | ({"rotation": RotationHead(name="rotation")(x)} if "rotation" in heads else {})

@@ -132,5 +132,4 @@ class ResUNet(nn.Module):
             x = nn.relu(Norm(self.policy, name="decoder5_norm")(x))
             outputs["segmentation"] = convolution(self.classes, 1, 2, name="segmentation")(x)
             outputs |= {PIXELS: x} if PIXELS in heads else {}
-        beside = {"doublings": 5, "channels": self.channels, "policy": self.policy}
-        return outputs | beside_segmentation(maps[-1], heads, **beside)
+        return outputs | beside_segmentation(maps[-1], heads, doublings=5, channels=self.channels, policy=self.policy)

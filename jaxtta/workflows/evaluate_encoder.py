@@ -16,9 +16,8 @@ from jaxtta.core import InputError, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
 from jaxtta.data.labels import check_labels
-from jaxtta.encoders import spectra
+from jaxtta.encoders import spectrum
 from jaxtta.encoders.moco import pooled
-from jaxtta.encoders.spectrum import singular_values
 from jaxtta.models import build, features
 from jaxtta.plans import Evaluation, SourceTraining
 from jaxtta.plans.encoders import RATES
@@ -134,12 +133,12 @@ def _spectra(plan: Evaluation, arms: Arms, cases: list[Case]) -> dict[str, dict[
     values = {}
     for name in arms.encoders:
         source = jax.device_put(arms.source(name, plan.seed))
-        (embeddings,) = spectra.in_batches(functools.partial(program, source), images(), plan.batch)
-        values[name] = {"encoder": singular_values(embeddings)}
-    beside = {name: spectra.projector_beside(path) for name, path in arms.paths.items() if path is not None}
-    spectra.write(plan.out, values, beside=beside)
+        (embeddings,) = spectrum.in_batches(functools.partial(program, source), images(), plan.batch)
+        values[name] = {"encoder": spectrum.singular_values(embeddings)}
+    beside = {name: spectrum.projector_beside(path) for name, path in arms.paths.items() if path is not None}
+    spectrum.write(plan.out, values, beside=beside)
     both = {name: {**parts, **beside.get(name, {})} for name, parts in values.items()}
-    return {name: {part: spectra.summary(of) for part, of in parts.items()} for name, parts in both.items()}
+    return {name: {part: spectrum.summary(of) for part, of in parts.items()} for name, parts in both.items()}
 
 
 def _runs(plan: Evaluation, arms: Arms, cases: list[Case], test: list[Case]) -> list[dict[str, Any]]:

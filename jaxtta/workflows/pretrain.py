@@ -14,8 +14,7 @@ from jaxtta import checkpoint, run
 from jaxtta.core import InputError, Learner, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import Kind, to_dict
-from jaxtta.encoders import moco, spectra
-from jaxtta.encoders.spectrum import singular_values
+from jaxtta.encoders import moco, spectrum
 from jaxtta.encoders.whitening import folded, groups_for
 from jaxtta.models import Model, build, features
 from jaxtta.plans import Pretraining
@@ -176,7 +175,7 @@ def _spectrum(plan: Pretraining, model: Model, state: Any, images: Iterator[np.n
     """Writes the spectrum of encoder and projector on images; what to say of each."""
     program = run.compiled_function(functools.partial(moco.embed, model))
     source, projector = moco.encoder_source(state), state.params["projector"]
-    embeddings = spectra.in_batches(lambda batch: program(source, projector, batch), images, plan.batch)
-    values = dict(zip(("encoder", "projector"), map(singular_values, embeddings)))
-    spectra.write(plan.out, {plan.out.resolve().name: values})
-    return {part: spectra.summary(array) for part, array in values.items()}
+    embeddings = spectrum.in_batches(lambda batch: program(source, projector, batch), images, plan.batch)
+    values = dict(zip(("encoder", "projector"), map(spectrum.singular_values, embeddings)))
+    spectrum.write(plan.out, {plan.out.resolve().name: values})
+    return {part: spectrum.summary(array) for part, array in values.items()}
