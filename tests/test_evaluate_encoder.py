@@ -12,6 +12,7 @@ from toys import toy
 from jaxtta import checkpoint
 from jaxtta.core import Source, Task, encoder_of
 from jaxtta.encoders import linear
+from jaxtta.models import features
 from jaxtta.runs import results
 from jaxtta.workflows import encoder_runs, evaluate_encoder
 
@@ -168,6 +169,6 @@ def test_features_need_the_encoder_alone():
     images = jnp.float32(np.random.default_rng(2).random((2, 16, 16, 3)))
     parts = encoder_of(one.source)
     assert isinstance(parts, Source) and set(parts.params) == {"encoder1", "encoder2"}
-    made = linear.features(one.model, parts, images)
-    np.testing.assert_array_equal(made, linear.features(one.model, one.source, images))
+    made = features(one.model, parts, images)
+    np.testing.assert_array_equal(made, features(one.model, one.source, images))
     assert made.shape == (2, 8, 8, 8)
