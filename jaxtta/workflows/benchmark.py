@@ -16,13 +16,18 @@ from jaxtta.benchmarks.gallery import Gallery
 from jaxtta.benchmarks.plan import NOTHING, Ready, ready
 from jaxtta.core import InputError, Method
 from jaxtta.methods import METHODS
-from jaxtta.plans import Benchmark
+from jaxtta.plans import Benchmark, Synthesis
 from jaxtta.runs import results
 from jaxtta.runs.folder import RunFolder
-from jaxtta.workflows.benchmark_demo import drawn
+from jaxtta.workflows.demo import CENTRES, CHECKPOINTS, demo_checkpoint
+from jaxtta.workflows.synthesize import synthesize
 from jaxtta.wrappers import guarded
 
 RESULTS, COSTS = "results.csv", "costs.csv"
+# Of the demo: three synthetic centres, and the small source models that come with jaxtta.
+FILE, DATA, RESULT = "benchmark.toml", "data", "result"
+COUNT, SIZE = 16, 256
+SEED = 1000  # not the one the sources' images were drawn with, so no eye is seen twice
 
 
 def planned(file: Path | None = None, *, demo: bool = False, **given: Any) -> Benchmark:
@@ -32,8 +37,41 @@ def planned(file: Path | None = None, *, demo: bool = False, **given: Any) -> Be
         InputError: an entry that is unknown, missing or of another kind.
     """
     if demo:
-        file, given = drawn(given, file=file)
+        file, given = _drawn(given, file=file)
     return configured(given, file=None if file is None else Path(file))
+
+
+def _drawn(given: dict[str, Any], *, file: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Draws the centres into `OUT/data`, writes `OUT/benchmark.toml`, and says that results go to `OUT/result`.
+
+    What was drawn by an earlier demo stays.
+
+    Args:
+        given: the flags; `out` is `benchmark_demo` if it is not among them.
+        file: the file of the command, which a demo does not take.
+
+    Returns:
+        The file written, and the flags with the new `out`.
+
+    Raises:
+        InputError: flags that a demo does not take, or a folder that holds something else.
+    """
+    out = Path(given.get("out", "benchmark_demo"))
+    taken = [name for name in ("sources", "images", "masks", "root") if name in given]
+    if file is not None or taken:
+        raise InputError(f"`demo` brings its own images and sources; leave out {file or '`' + taken[0] + '`'}")
+    written = out / FILE
+    if not written.is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"{out}: not empty and holds no demo of a benchmark; give another folder")
+        folders = synthesize(Synthesis(out=out / DATA, centres=CENTRES, count=COUNT, size=SIZE, seed=SEED))
+        sources = [f'{recipe} = "{demo_checkpoint(recipe).resolve().as_posix()}"' for recipe in CHECKPOINTS]
+        lists = {kind: [f'"{DATA}/{folder.name}/{kind}"' for folder in folders] for kind in ("images", "masks")}
+        entries = [f"{kind} = [{', '.join(paths)}]" for kind, paths in lists.items()]
+        written.write_text(
+            "\n".join(["# jaxtta benchmark THIS_FILE --out DIR", *entries, "", "[sources]", *sources, ""])
+        )
+    return written, {**given, "out": out / RESULT}
 
 
 def benchmark(plan: Benchmark, *, registry: Mapping[str, Callable[..., Method]] = METHODS) -> dict[str, Any]:
