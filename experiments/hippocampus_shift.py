@@ -34,7 +34,8 @@ from jaxtta.synthetic.acquisition import SHIFTS
 
 TASK = Task(3, "softmax", ("background", "anterior", "posterior"))
 PREPROCESSING = VolumePreprocessing((44, 56, 40))  # one window covers all but a few of the volumes
-COMPARED = (*METHODS, "tent:learning_rate=1e-3", "grata:learning_rate=1e-3")
+OTHER_RATES = ("tent:learning_rate=1e-4", "eata:learning_rate=1e-4", "grata:learning_rate=1e-3")
+COMPARED = (*METHODS, *OTHER_RATES)
 MODEL = {"architecture": "unet", "features": (8, 16, 32), "heads": ()}
 
 

@@ -20,7 +20,7 @@ from jaxtta.methods import METHODS
 from jaxtta.methods.sar import sar
 
 KEY = jax.random.key(0)
-pytestmark = pytest.mark.usefixtures("optimised")
+pytestmark = [pytest.mark.usefixtures("optimised"), pytest.mark.slow]
 
 
 def along(method):
@@ -104,7 +104,6 @@ def test_medbn_under_tents_update_is_neither_of_the_two():
         assert np.abs(probabilities("medbn_tent")[-1] - probabilities(other)[-1]).max() > 0.02
 
 
-@pytest.mark.slow
 def test_no_method_is_another_unless_its_docstring_names_it():
     """Largest difference of two methods' probabilities over the stream."""
     pairs = itertools.combinations(METHODS, 2)

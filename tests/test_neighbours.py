@@ -256,6 +256,7 @@ def test_dltta_scales_the_update_of_tent_by_the_divergence(dimensions, activatio
     assert len({float(output.info["rate_factor"]) for _, output in history}) == 4
 
 
+@pytest.mark.slow
 def test_the_rate_of_dltta_does_not_collapse_on_a_sure_source(optimised):
     """Without the temperature a sure source agrees with itself: the factor falls to a few hundredths."""
     model, task, source, images, _ = sure()

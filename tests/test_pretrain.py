@@ -48,6 +48,33 @@ def same_encoder(first, second):
         np.testing.assert_array_equal(array, two[name], err_msg=name)
 
 
+@pytest.mark.parametrize("whiten", [(), ("--whiten",)])
+def test_an_encoder_is_started_from(pretrain, tmp_path, whiten):
+    """With a rate of next to nothing what comes out is what went in, but for what whitening has folded."""
+    source_model(tmp_path / "given", seed=3)
+    succeeded(pretrain("--encoder", tmp_path / "given", "--learning-rate", 1e-12, *whiten))
+    got, given = leaves(tmp_path / "run" / "last"), leaves(tmp_path / "given")
+    kernels = [name for name in got if name.endswith("kernel") and "encoder" in name]
+    last = {"params/encoder2/conv2/kernel"} if whiten else set()
+    assert len(kernels) == 4
+    for name in set(kernels) - last:
+        np.testing.assert_allclose(got[name], given[name], atol=1e-6)
+    written = record(tmp_path / "run")
+    assert written["encoder"] == checkpoint.load(tmp_path / "given", kind="encoder").manifest["sha256"]
+    loaded = checkpoint.load(tmp_path / "run" / "last", kind="encoder")
+    assert loaded.manifest["provenance"]["encoder"] == str(tmp_path / "given")
+
+
+def test_an_encoder_of_another_shape_is_refused(pretrain, tmp_path):
+    source_model(tmp_path / "given", norm="group")
+    refused(
+        pretrain("--encoder", tmp_path / "given"),
+        tmp_path / "given",
+        "not of the network's shape",
+        out=tmp_path / "run",
+    )
+
+
 def test_an_encoder_is_learnt_and_other_commands_take_it(pretrain, command, place, tmp_path):
     said = succeeded(pretrain())
     run = tmp_path / "run"

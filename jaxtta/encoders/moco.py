@@ -148,6 +148,7 @@ def moco_learner(
     temperature: float = 0.2,
     local: float = 0.5,
     shared: bool = True,
+    encoder: Source | None = None,
 ) -> Learner:
     """`L = L_global + local · L_local`: `info_nce` of the projections and `local_loss` of the deepest maps.
 
@@ -162,6 +163,7 @@ def moco_learner(
         temperature: τ of both losses, above 0.
         local: weight of the local loss; 0 leaves it out.
         shared: whether the two views of an image have one box and flip (see `two_views`).
+        encoder: variables of an encoder to start from, random ones when None; what whitens begins anew.
 
     Returns:
         A learner over batches `{"image": [batch, height, width, channels]}` in [0, 1]; info holds `loss`, `global`,
@@ -187,10 +189,13 @@ def moco_learner(
     def init(key: Key, batch: Tree) -> MocoState:
         require_multiple(queue, batch["image"].shape[0])
         key_model, key_projector, key_queue = jax.random.split(key, 3)
-        encoder, batch_stats = encoder_of(model.init(key_model))
+        begun = encoder_of(model.init(key_model))
+        if encoder is not None:
+            begun = jax.tree.map(lambda ours, theirs: theirs if ours.shape == theirs.shape else ours, begun, encoder)
+        weights, batch_stats = copy(begun)
         images = jax.ShapeDtypeStruct((1, *size, model.channels), batch["image"].dtype)
-        channels = jax.eval_shape(encode, encoder, batch_stats, images)[0].shape[-1]
-        params = {"encoder": encoder, "projector": initial_projector(key_projector, channels)}
+        channels = jax.eval_shape(encode, weights, batch_stats, images)[0].shape[-1]
+        params = {"encoder": weights, "projector": initial_projector(key_projector, channels)}
         keys = normalised(jax.random.normal(key_queue, (queue, PROJECTED), jnp.float32))
         zero = jnp.zeros((), jnp.int32)
         # Donated buffers must not be one another's, so that what starts as a copy is one.

@@ -47,6 +47,8 @@ def sictta(model, task: Task, *, pool: int = 40, neighbours: int = 5, share: flo
         129 MB, and their deepest maps, 21 MB of the released ResUNet-34, for each stream.
     Predicts: with the pool before the image entered it. `predict` takes its image for the last one seen, so that it
         repeats the step's prediction.
+        The blended map is mostly that of the neighbours, as cosines of deepest maps are near 1: on a stream that mixes
+        three centres of the demo Dice was 75 where the image's own statistics have 87; centre by centre it was theirs.
     Differs from the reference code (read in full, as released in 2025): its dropout stays on; of 40 densities it takes
         the lowest 3, as 40 · (1 − 0.9) rounds down, here 4, and where it adds 1e-5 in the logarithm, here is none; its
         pool of 40 holds 41. Its results were not reproduced. Our choice: the nested channels of a sigmoid task are

@@ -30,6 +30,8 @@ class Pretraining(Resumable, Network, Volumes, Images):
 
     Attributes:
         keep_constant: keep images and slices without any contrast.
+        encoder: start from this checkpoint's encoder, as the published recipe does from a ResNet-50 trained on
+            photographs (see convert); from random weights when not given.
         size: of the prepared images, in pixels: N or HEIGHTxWIDTH.
         crop_size: of the views cut out of them; the size when not given.
         epochs: passes over the images.
@@ -45,6 +47,7 @@ class Pretraining(Resumable, Network, Volumes, Images):
     """
 
     keep_constant: bool = False
+    encoder: Path | None = None
     size: Size = (336, 336)
     crop_size: Size | None = None
     epochs: int = 200

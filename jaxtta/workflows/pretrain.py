@@ -22,6 +22,7 @@ from jaxtta.plans.encoders import DEPTH
 from jaxtta.runs import fitting, inputs, loop
 from jaxtta.runs.folder import RunFolder, in_folder
 from jaxtta.runs.unlabelled import Windows
+from jaxtta.workflows.train import encoder_for
 
 NOTHING = Task(1, "sigmoid", ("nothing",))  # what an encoder segments: a checkpoint's place for it is not empty
 RECIPE = (
@@ -43,6 +44,8 @@ def _pretrain(plan: Pretraining, folder: RunFolder, preprocessing: Kind) -> dict
     _check_numbers(plan)
     mesh = None if plan.devices is None else run.device_mesh(plan.devices)
     model = _model(plan, preprocessing.channels)
+    begun = None if plan.encoder is None else checkpoint.load(plan.encoder, kind="encoder")
+    plain = build({**model.config, "whitening": 0})
     found = inputs.find_all(list(plan.images), [], preprocessing, root=plan.root)
     cases = [case._replace(mask=None) for case in found]
     checked = inputs.check_cases(cases, preprocessing, NOTHING, skip_bad=plan.skip_bad, quiet=plan.quiet)
@@ -52,6 +55,7 @@ def _pretrain(plan: Pretraining, folder: RunFolder, preprocessing: Kind) -> dict
     learner_of = functools.partial(
         moco.moco_learner, model, size=plan.crop_size or plan.size, queue=plan.queue, momentum=plan.momentum,
         temperature=plan.temperature, local=plan.local, shared=not plan.independent,
+        encoder=None if begun is None else encoder_for(plain, begun, plan.encoder),
     )  # fmt: skip
     # A step is traced, so that what does not fit is said before a run begins.
     traced = learner_of(optax.sgd(0.0))
@@ -63,11 +67,13 @@ def _pretrain(plan: Pretraining, folder: RunFolder, preprocessing: Kind) -> dict
         "model": model.config,
         "preprocessing": to_dict(preprocessing),
         **recipe,
+        "encoder": None if begun is None else begun.manifest["sha256"],
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
         "kept_aside": [f"{case.domain}/{case.name}" for case in aside],
     }
     told = {"images": [str(path) for path in plan.images], "bad": checked.bad, "devices": plan.devices or 1}
-    if not folder.begin(identity, checked.files, scratch=[fitting.PREPARED], **told):
+    reads = [*([] if begun is None else [plan.encoder]), *checked.files]
+    if not folder.begin(identity, reads, scratch=[fitting.PREPARED], **told):
         return folder.record
     windows = Windows(folder.out / fitting.PREPARED, checked.cases, preprocessing, NOTHING, quiet=plan.quiet)
     kept, shown = _places(plan, windows, aside)
@@ -82,6 +88,7 @@ def _pretrain(plan: Pretraining, folder: RunFolder, preprocessing: Kind) -> dict
             config, source = folded(model, jax.device_get(source))
             network = build(config)
         provenance = {"command": "pretrain", "recipe": recipe, "whitening": groups, "images": told["images"]}
+        provenance["encoder"] = None if begun is None else str(plan.encoder)
         provenance |= {"step": int(state.step), "result": log[-1] if log else None}
         checkpoint.save(folder.out / "last", network, source, NOTHING, preprocessing, provenance=provenance)
 
