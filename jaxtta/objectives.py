@@ -65,8 +65,8 @@ def _of_one_shape(turns: Sequence[views.Geometric], images: Array) -> list[list[
     return [group for group in groups if group]
 
 
-def teacher(task: Task, forward: Forward, images: Array) -> Array:
-    """Mean probabilities `[batch, *space, classes]` over the image and its geometric views, each mapped back.
+def over_views(task: Task, forward: Forward, images: Array) -> dict[views.Geometric, Array]:
+    """Probabilities `[batch, *space, classes]` of the image and of each of its geometric views, mapped back.
 
     The views are those of `views.possible`: in the plane five, without quarter turns three; for a volume also its flip
     along depth. Every view is a forward pass with batch statistics of its own. Views of one shape are computed side by
@@ -77,17 +77,22 @@ def teacher(task: Task, forward: Forward, images: Array) -> Array:
     def likely(x: Array) -> Array:
         return task.probabilities(forward(x)["segmentation"])
 
-    turns = views.possible(task, images.ndim - 2)
-    total = jnp.zeros((), images.dtype)
-    for group in _of_one_shape(turns, images):
+    found = {}
+    for group in _of_one_shape(views.possible(task, images.ndim - 2), images):
         shown = jnp.stack([view.apply(images) for view in group])
         by_turns, at_once = functools.partial(jax.lax.map, likely), jax.vmap(likely)
         if images[0].size < LARGE:
             probabilities = at_once(shown)
         else:
             probabilities = jax.lax.platform_dependent(shown, cpu=by_turns, default=at_once)
-        total += sum(view.inverse(p) for view, p in zip(group, probabilities))
-    return jax.lax.stop_gradient(total / len(turns))
+        found |= {view: view.inverse(p) for view, p in zip(group, probabilities)}
+    return found
+
+
+def teacher(task: Task, forward: Forward, images: Array) -> Array:
+    """Mean probabilities `[batch, *space, classes]` over the image and its views (`over_views`), without a gradient."""
+    found = over_views(task, forward, images)
+    return jax.lax.stop_gradient(sum(found.values()) / len(found))
 
 
 def consistency(task: Task, *, style: views.View = strong_style) -> Objective:

@@ -35,7 +35,7 @@ EXPECTED = {
     "domain_adaptor": (3, 1),
     "sictta": (8, 0),  # the source, the deepest map alone, six images together
     "dltta": (2, 1),
-    "cotta": (16, 1),  # the source, the student, and twice the teacher with its six views
+    "cotta": (14, 1),  # the source, the student, and twice the teacher with its six views
     "rotta": (10, 4),  # four images of the bank, twice, beside the image
     "grata": (9, 2),  # six views of the teacher, student, entropy, prediction
 }

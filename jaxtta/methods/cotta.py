@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxtta import objectives, stats
+from jaxtta import objectives, stats, views
 from jaxtta.core import (
     Array,
     InputError,
@@ -96,10 +96,10 @@ def cotta(
         return CottaState(student, copy(student), optimiser.init(student))
 
     def targeted(source: Source, teacher: Tree, images: Array, confidence: Array) -> Array:
-        """The target's logits, `[batch, *space, classes]`."""
-        forward = bind(model, source, policy)(teacher)
-        averaged = _logits(task, objectives.teacher(task, forward, images))
-        return jnp.where(confidence < threshold, averaged, forward(images)["segmentation"])
+        """The target's probabilities, `[batch, *space, classes]`."""
+        seen = objectives.over_views(task, bind(model, source, policy)(teacher), images)
+        averaged = sum(seen.values()) / len(seen)
+        return jax.lax.stop_gradient(jnp.where(confidence < threshold, averaged, seen[views.IDENTITY]))
 
     def confidence_of(source: Source, images: Array) -> Array:
         """The source's, `[batch, *space, classes]` of a sigmoid task, else `[batch, *space, 1]`."""
@@ -128,19 +128,19 @@ def cotta(
             "confidence": jnp.mean(confidence),
             "averaged": jnp.mean(confidence < threshold, dtype=images.dtype),
         }
-        return state, Output(targeted(source, teacher, images, confidence), info)
+        return state, Output(_logits(task, targeted(source, teacher, images, confidence)), info)
 
     def predict(source: Source, state: CottaState, images: Array) -> Array:
-        return targeted(source, state.teacher, images, confidence_of(source, images))
+        return _logits(task, targeted(source, state.teacher, images, confidence_of(source, images)))
 
     return Method(init, step, predict, lambda state: state.student)
 
 
-def _labels(task: Task, logits: Array) -> Array:
+def _labels(task: Task, probabilities: Array) -> Array:
     """What is decided, as probabilities 0 and 1."""
     if task.activation == "sigmoid":
-        return (logits > 0).astype(logits.dtype)
-    return jax.nn.one_hot(jnp.argmax(logits, axis=-1), task.classes, dtype=logits.dtype)
+        return (probabilities > 0.5).astype(probabilities.dtype)
+    return jax.nn.one_hot(jnp.argmax(probabilities, axis=-1), task.classes, dtype=probabilities.dtype)
 
 
 def _logits(task: Task, probabilities: Array) -> Array:
@@ -156,7 +156,8 @@ def _restored(key: Key, student: Tree, anchor: Tree, share: float) -> Tree:
     """The student with the anchor's values where the draw says so."""
     leaves, structure = jax.tree.flatten(student)
     sizes = [leaf.size for leaf in leaves]
-    # One draw for all leaves: a draw for each would take XLA long to compile.
-    drawn = jnp.split(jax.random.bernoulli(key, share, (sum(sizes),)), np.cumsum(sizes)[:-1])
-    masks = jax.tree.unflatten(structure, [mask.reshape(leaf.shape) for mask, leaf in zip(drawn, leaves)])
+    # One draw for all leaves, kept in one piece: a draw for each would take XLA long to compile.
+    drawn = jax.lax.optimization_barrier(jax.random.bernoulli(key, share, (sum(sizes),)))
+    parts = jnp.split(drawn, np.cumsum(sizes)[:-1])
+    masks = jax.tree.unflatten(structure, [mask.reshape(leaf.shape) for mask, leaf in zip(parts, leaves)])
     return jax.tree.map(jnp.where, masks, anchor, student)
