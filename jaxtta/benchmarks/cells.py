@@ -117,42 +117,45 @@ def run_cell(
     return sorted(rows, key=lambda row: order[row["round"], row["domain"], row["name"]])
 
 
-def compile_cost(subject: Subject) -> dict[str, float]:
-    """Compiles the method; seconds that it took, and bytes that the program needs at once."""
-    streams, blank, began = subject.streams, subject.blank, time.perf_counter()
-    program = streams.compile(jax.random.key(0), _tick(streams, 0), streams.begin(blank), blank)
-    laid, seconds = program.memory_analysis(), time.perf_counter() - began
-    memory = laid.argument_size_in_bytes + laid.output_size_in_bytes + laid.temp_size_in_bytes
-    return {"compile_seconds": seconds, "memory": memory - laid.alias_size_in_bytes}
-
-
-def step_cost(subject: Subject, method: Callable[[Model, Task], Method]) -> dict[str, float]:
-    """What an image costs once the method is compiled: `seconds`, alone on the machine; network passes `forward` and
-    `backward`; values adapted, `parameters`, and bytes of the `state` of a stream.
+def compile_cost(subject: Subject, method: Callable[[Model, Task], Method]) -> dict[str, float]:
+    """Compiles a method. What is the same for all sources that share the program: network passes `forward` and
+    `backward`; values adapted, `parameters`, and bytes of the `state` of a stream; seconds that compiling took, and
+    bytes of `memory` that the program needs at once.
 
     Args:
-        subject: the compiled method and the images.
+        subject: the method and the images.
         method: the same, its factory.
     """
-    loaded, streams, each = subject.loaded, subject.streams, float(np.mean(list(subject.steps.values())))
+    loaded, streams, blank, began = subject.loaded, subject.streams, subject.blank, time.perf_counter()
+    states = streams.begin(blank)
+    program = streams.compile(jax.random.key(0), _tick(streams, 0), states, blank)
+    laid, seconds = program.memory_analysis(), time.perf_counter() - began
+    memory = laid.argument_size_in_bytes + laid.output_size_in_bytes + laid.temp_size_in_bytes
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), states)
+    one = jax.ShapeDtypeStruct(blank.shape[1:], blank.dtype)
+    forward, backward = passes(lambda model: method(model, loaded.task), loaded.model, loaded.source, one)
+    adapted = method(loaded.model, loaded.task).adapted(state)
+    return {
+        "forward": forward,
+        "backward": backward,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(adapted)),
+        "state": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
+        "compile_seconds": seconds,
+        "memory": memory - laid.alias_size_in_bytes,
+    }
+
+
+def step_cost(subject: Subject) -> dict[str, float]:
+    """`seconds` that an image costs once the method is compiled, alone on the machine."""
+    streams, each = subject.streams, float(np.mean(list(subject.steps.values())))
     images = np.random.default_rng(0).random(subject.blank.shape, np.float32)
     states, times = streams.begin(subject.blank), []
-    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), states)
     for index in range(1 + TIMED):
         began = time.perf_counter()
         states, outputs = streams.step(jax.random.key(0), _tick(streams, index), states, images)
         jax.block_until_ready((states, outputs))
         times.append(time.perf_counter() - began)
-    one = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
-    forward, backward = passes(lambda model: method(model, loaded.task), loaded.model, loaded.source, one)
-    adapted = method(loaded.model, loaded.task).adapted(state)
-    return {
-        "seconds": statistics.median(times[1:]) * each / streams.places,
-        "forward": forward,
-        "backward": backward,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(adapted)),
-        "state": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
-    }
+    return {"seconds": statistics.median(times[1:]) * each / streams.places}
 
 
 def _tick(streams: run.Streams, index: int) -> Tick:

@@ -156,7 +156,7 @@ def _run(checked: Ready) -> dict[tuple[str, str], str]:
                 bar.set_postfix_str(f"{label} on {source}: compiling")
                 try:
                     subject, compiling = _subject(checked, source, factory, places, mesh, programs)
-                    cost = {**step_cost(subject, factory), **compiling}
+                    cost = {**step_cost(subject), **compiling}
                 except InputError as error:  # such as a network without batch norm, or without a head
                     refused[source, label] = str(error)
                     bar.update(visits(pending))
@@ -184,7 +184,7 @@ def _subject(
     method = guarded(factory(loaded.model, loaded.task))
     compiled = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh)
     subject = Subject(loaded, compiled, checked.steps[source], plan.batch)
-    programs[shape] = (compiled, compile_cost(subject))
+    programs[shape] = (compiled, compile_cost(subject, factory))
     return subject, programs[shape][1]
 
 
