@@ -35,7 +35,8 @@ def rows_of(path):
 
 
 @pytest.mark.slow
-def test_hippocampus_shift_trains_adapts_and_tabulates(tmp_path, capsys, as_a_user):
+def test_hippocampus_shift_trains_adapts_and_tabulates(tmp_path, capsys, as_a_user, monkeypatch):
+    monkeypatch.setattr(hippocampus_shift, "COMPARED", ("source", "batch_statistics", "tent:learning_rate=1e-4"))
     data = scans(tmp_path / "data", ((20, 24, 22),) * 4, spacing=(1.0, 1.0, 1.0))
     (data / "images").rename(data / "imagesTr")
     (data / "masks").rename(data / "labelsTr")
@@ -87,7 +88,8 @@ def test_dimensional_collapse_compares_all_arms(tmp_path, capsys, as_a_user):
     assert [row["arm"] for row in rows] == ["random", *dimensional_collapse.ARMS]
     assert all(row["set"] == "abdomen" and float(row["dice"]) >= 0 and float(row["encoder"]) > 1 for row in rows)
     assert math.isnan(float(rows[0]["projector"])) and all(float(row["projector"]) > 1 for row in rows[1:])
-    assert Image.open(tmp_path / "abdomen" / "spectrum.png").size[0] > 500
+    with Image.open(tmp_path / "abdomen" / "spectrum.png") as figure:
+        assert figure.size[0] > 500
     assert (tmp_path / "table.md").read_text().strip() in first
     dimensional_collapse.main(call)  # what is there is not computed again
     assert capsys.readouterr().out == first
