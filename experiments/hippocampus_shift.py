@@ -8,11 +8,12 @@ is shown to the source model in training but the volumes as they are, with the u
     python -m experiments.hippocampus_shift --data Task04_Hippocampus --out hippocampus
 
 Data: a folder in the Decathlon's layout (`imagesTr`, `labelsTr`), or with a list `pairs.csv` (columns image,mask).
-Hardware: any; 84 volumes took half an hour on 2 CPU cores beside other work. Expected Dice in percent as they are /
-bias field / contrast / thick slices: source 84.0 / 10.7 / 28.9 / 54.3; batch_statistics 84.3 / 51.3 / 79.2 / 71.0, and
-within 0.6 of it EATA, SAR, TENT, CoTTA, DLTTA and GraTa; where the source's statistics are mixed in less is mended,
-from SicTTA (84.2 / 44.3 / 78.4 / 69.4) to DUA (84.1 / 23.6 / 53.0 / 63.8); MEMO 84.1 / 12.4 / 32.1 / 56.8. Writes the
-source model and a benchmark with its report; what is there already is not computed again.
+Hardware: any; 84 volumes took about an hour on 2 CPU cores beside other work, most of it training. MedBN sorts every
+map: 4 to 10 s a volume, ten times the others and more. Expected Dice in percent as they are / bias field / contrast /
+thick slices: source 84.0 / 12.1 / 29.3 / 54.1; batch_statistics 84.3 / 50.6 / 79.0 / 70.0, and within a point of it
+EATA and CoTTA (above), SAR, TENT, GraTa and DLTTA (below); SicTTA 82.7 / 44.7 / 75.6 / 68.1; where most statistics are
+the source's less is mended: DIGA 83.8 / 20.4 / 51.9 / 66.4, alpha_bn 84.1 / 15.1 / 36.4 / 58.8.
+Writes the source model and a benchmark with its report; what is there already is not computed again.
 """
 
 import argparse
