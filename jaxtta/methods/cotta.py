@@ -99,12 +99,11 @@ def cotta(
         """The target's probabilities, `[batch, *space, classes]`."""
         seen = objectives.over_views(task, bind(model, source, policy)(teacher), images)
         averaged = sum(seen.values()) / len(seen)
-        return jax.lax.stop_gradient(jnp.where(confidence < threshold, averaged, seen[views.IDENTITY]))
+        return jnp.where(confidence < threshold, averaged, seen[views.IDENTITY])
 
     def confidence_of(source: Source, images: Array) -> Array:
         """The source's, `[batch, *space, classes]` of a sigmoid task, else `[batch, *space, 1]`."""
-        anchor = bind(model, source, policy)(partition(source.params, select)[0])
-        probabilities = task.probabilities(anchor(images)["segmentation"])
+        probabilities = task.probabilities(model.apply(source._asdict(), images, stats=policy)[0]["segmentation"])
         if task.activation == "sigmoid":
             return jnp.maximum(probabilities, 1 - probabilities)
         return jnp.max(probabilities, axis=-1, keepdims=True)

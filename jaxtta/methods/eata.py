@@ -9,7 +9,7 @@ import optax
 
 from jaxtta import stats
 from jaxtta.core import Array, InputError, Key, Method, Output, Select, Source, Task, bind, copy, norm_affine, partition
-from jaxtta.methods.reliable import decisions, limit_of, mean_of, moving
+from jaxtta.methods.reliable import choices_of, decisions, limit_of, mean_of, moving
 from jaxtta.objectives import entropies
 
 FISHER_IMAGES = 32  # of the stream, from which the Fisher matrix is estimated
@@ -81,13 +81,13 @@ def eata(
     policy, limit = stats.image(), limit_of(task, margin)
     if not 0 < similarity < float("inf"):
         raise InputError(f"similarity is {similarity!r}; expected a positive number, as 1.26")
-    redundant = similarity / math.sqrt(2 if task.activation == "sigmoid" else task.classes)
+    redundant = similarity / math.sqrt(choices_of(task))
     if not 0 <= anchor < float("inf"):
         raise InputError(f"anchor is {anchor!r}; expected a weight of at least 0, as 1")
 
     def init(source: Source, images: Array) -> EataState:
         adapted = copy(partition(source.params, select)[0])
-        shape = (task.classes, 2) if task.activation == "sigmoid" else (1, task.classes)
+        shape = (task.classes if task.activation == "sigmoid" else 1, choices_of(task))
         fisher, none = jax.tree.map(jnp.zeros_like, adapted), jnp.zeros((), jnp.int32)
         return EataState(adapted, optimiser.init(adapted), jnp.zeros(shape, images.dtype), fisher, none)
 

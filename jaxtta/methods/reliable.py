@@ -22,6 +22,11 @@ def decisions(task: Task, logits: Array) -> Array:
     return jax.nn.log_softmax(logits)[..., None, :]
 
 
+def choices_of(task: Task) -> int:
+    """How many choices a decision is among."""
+    return 2 if task.activation == "sigmoid" else task.classes
+
+
 def limit_of(task: Task, margin: float) -> float:
     """The entropy E0 in nats below which a decision is reliable: `margin · ln C`, C choices.
 
@@ -30,7 +35,7 @@ def limit_of(task: Task, margin: float) -> float:
     """
     if not 0 < margin <= 1:
         raise InputError(f"margin is {margin!r}; expected a share of the largest entropy, above 0 and up to 1, as 0.4")
-    return margin * math.log(2 if task.activation == "sigmoid" else task.classes)
+    return margin * math.log(choices_of(task))
 
 
 def mean_of(values: Array, chosen: Array) -> Array:

@@ -1,5 +1,6 @@
 """SAR: entropy that stays low around the parameters, over reliable decisions, with a return to the source."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import optax
 
 from jaxtta import stats
 from jaxtta.core import Array, InputError, Key, Method, Output, Select, Source, Task, bind, copy, norm_affine, partition
-from jaxtta.methods.reliable import decisions, limit_of, mean_of, moving
+from jaxtta.methods.reliable import choices_of, decisions, limit_of, mean_of, moving
 from jaxtta.objectives import entropies
 
 
@@ -72,7 +73,7 @@ def sar(
         Niu, Wu, Zhang, Wen, Chen, Zhao, Tan, "Towards Stable Test-Time Adaptation in Dynamic Wild World", ICLR 2023.
     """
     policy, limit = stats.image(), limit_of(task, margin)
-    least = reset * limit / margin
+    least = reset * math.log(choices_of(task))
     if not 0 < radius < float("inf"):
         raise InputError(f"radius is {radius!r}; expected a positive number, as 0.05")
     if not 0 <= reset < 1:

@@ -45,7 +45,6 @@ def _pretrain(plan: Pretraining, folder: RunFolder, preprocessing: Kind) -> dict
     mesh = None if plan.devices is None else run.device_mesh(plan.devices)
     model = _model(plan, preprocessing.channels)
     begun = None if plan.encoder is None else checkpoint.load(plan.encoder, kind="encoder")
-    plain = build({**model.config, "whitening": 0})
     found = inputs.find_all(list(plan.images), [], preprocessing, root=plan.root)
     cases = [case._replace(mask=None) for case in found]
     checked = inputs.check_cases(cases, preprocessing, NOTHING, skip_bad=plan.skip_bad, quiet=plan.quiet)
@@ -55,7 +54,7 @@ def _pretrain(plan: Pretraining, folder: RunFolder, preprocessing: Kind) -> dict
     learner_of = functools.partial(
         moco.moco_learner, model, size=plan.crop_size or plan.size, queue=plan.queue, momentum=plan.momentum,
         temperature=plan.temperature, local=plan.local, shared=not plan.independent,
-        encoder=None if begun is None else encoder_for(plain, begun, plan.encoder),
+        encoder=begun and encoder_for(build({**model.config, "whitening": 0}), begun, plan.encoder),
     )  # fmt: skip
     # A step is traced, so that what does not fit is said before a run begins.
     traced = learner_of(optax.sgd(0.0))
