@@ -11,6 +11,7 @@ from jaxtta.core import Array, InputError, Key, Method, Moments, Output, Source,
 from jaxtta.methods import neighbours as banks
 from jaxtta.models import require_batch_norm
 from jaxtta.models.heads import FEATURES
+from jaxtta.objectives import entropies
 
 PIXELS = 200  # drawn of an image for its density
 
@@ -162,4 +163,4 @@ def _density(key: Key, probabilities: Array) -> Array:
     rows = probabilities[jax.random.choice(key, number, (min(PIXELS, number),), replace=False)]
     rows = rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
     logarithms = jax.nn.log_softmax(jnp.matmul(rows.T, rows, precision="highest"))
-    return -jnp.mean(jnp.sum(jnp.exp(logarithms) * logarithms, axis=-1))
+    return jnp.mean(entropies(logarithms))
