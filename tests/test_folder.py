@@ -17,6 +17,14 @@ from jaxtta.runs.files import write_text
 from jaxtta.runs.folder import RunFolder, Share
 
 
+@pytest.fixture(autouse=True)
+def hears_an_interrupt():
+    """Of a run of the tests in the background, some shells have Ctrl-C ignored, as they do of any command there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def toy(out, *, steps=3, reads=(), after_step=lambda step: None, **flags):
     """A run of a few steps, each of which needs the state after the one before; returns its record."""
     with RunFolder(out, **flags) as folder:
