@@ -12,11 +12,22 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 COMMANDS = (
-    *("adapt", "train", "finetune", "rank", "adapt_multi", "benchmark", "pretrain", "evaluate_encoder", "convert"),
+    *(
+        "adapt",
+        "train",
+        "calibrate",
+        "finetune",
+        "rank",
+        "adapt_multi",
+        "benchmark",
+        "pretrain",
+        "evaluate_encoder",
+        "convert",
+    ),
     *("export", "demo", "synthesize"),
 )
 MODULES = (
-    *("benchmarks", "checkpoint", "cli", "core", "data", "distributed", "encoders", "errors", "losses"),
+    *("benchmarks", "calibration", "checkpoint", "cli", "core", "data", "distributed", "encoders", "errors", "losses"),
     *("methods", "metrics", "models", "objectives", "plans", "plots", "resize", "run", "runs", "schedule"),
     *("segmentation", "stablehlo", "stats", "style", "synthetic", "torch_import", "transfer", "views", "workflows"),
     "wrappers",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from jaxtta import benchmarks as benchmarks
+from jaxtta import calibration as calibration
 from jaxtta import checkpoint as checkpoint
 from jaxtta import cli as cli
 from jaxtta import core as core
@@ -57,6 +58,7 @@ def _folders() -> list[Path]: ...
 
 adapt = _taking(plans.Adaptation, _json)
 train = _taking(plans.SourceTraining, _json)
+calibrate = _taking(plans.Calibration, _json)
 finetune = _taking(plans.FineTuning, _json)
 rank = _taking(plans.Ranking, _json)
 adapt_multi = _taking(plans.MultiAdaptation, _json)

@@ -72,12 +72,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def save_tree(path: Path, tree: Tree, manifest: dict[str, Any]) -> None:
-    """Writes a tree and its manifest as the folder `path`, whole or not at all; one that is there is replaced."""
+def save_tree(path: Path, tree: Tree, manifest: dict[str, Any], *, among_others: bool = False) -> None:
+    """Writes a tree and its manifest as the folder `path`, whole or not at all; one that is there is replaced.
+
+    Args:
+        path: the folder.
+        tree: nested dictionaries of arrays.
+        manifest: what is said of it.
+        among_others: put both into the folder, which is there and keeps its other files.
+    """
     path = Path(path).absolute()
     tree = jax.tree.map(np.asarray, jax.device_get(tree))
     leaves = [["/".join(path), a.dtype.str, list(a.shape)] for path, a in zip(paths(tree), jax.tree.leaves(tree))]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = (path / TREE if among_others else path).with_name(
+        f".{TREE if among_others else path.name}.{os.getpid()}.tmp"
+    )
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run that had the same process number
     temporary.mkdir(parents=True)
     try:
@@ -89,7 +98,12 @@ def save_tree(path: Path, tree: Tree, manifest: dict[str, Any]) -> None:
         verified = {"sha256": digest(tree), "leaves": leaves, "files": files}
         manifest = {"format": FORMAT, **manifest, "versions": versions(), **verified}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        _replace(path, temporary)
+        if among_others:  # a tree without its manifest is no checkpoint
+            (path / MANIFEST).unlink(missing_ok=True)
+            _replace(path / TREE, temporary / TREE)
+            (temporary / MANIFEST).rename(path / MANIFEST)
+        else:
+            _replace(path, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -207,6 +221,7 @@ def save(
     preprocessing: kinds.Kind,
     *,
     provenance: dict[str, Any],
+    among_others: bool = False,
 ) -> None:
     """Writes a source model.
 
@@ -217,6 +232,7 @@ def save(
         task: what is segmented.
         preprocessing: how its images are prepared.
         provenance: how the weights came to be; JSON must hold it.
+        among_others: see `save_tree`.
     """
     manifest = {
         "kind": "encoder" if set(source.params) == set(encoder_of(source).params) else "model",
@@ -225,7 +241,8 @@ def save(
         "preprocessing": kinds.to_dict(preprocessing),
         "provenance": provenance,
     }
-    save_tree(path, {name: tree for name, tree in source._asdict().items() if tree}, manifest)
+    trees = {name: tree for name, tree in source._asdict().items() if tree}
+    save_tree(path, trees, manifest, among_others=among_others)
 
 
 def load(path: Path, *, kind: str = "model") -> Checkpoint:
@@ -261,7 +278,7 @@ def load(path: Path, *, kind: str = "model") -> Checkpoint:
         raise CheckpointError(
             f"{path}: its manifest makes no sense ({reason}); restore the folder from its origin"
         ) from error
-    source = Source(tree.get("params", {}), tree.get("batch_stats", {}))
+    source = Source(*(tree.get(name, {}) for name in Source._fields))
     _check_shapes(path, model, source, expected, manifest["kind"])
     return Checkpoint(model, source, task, preprocessing, manifest)
 
@@ -270,7 +287,7 @@ def _check_shapes(path: Path, model: Model, source: Source, expected: Source, ki
     if kind == "encoder":
         expected = encoder_of(expected)
     got, want = (
-        {"/".join(path): leaf.shape for part in trees for path, leaf in zip(paths(part), jax.tree.leaves(part))}
+        {"/".join(path): leaf.shape for part in trees[:2] for path, leaf in zip(paths(part), jax.tree.leaves(part))}
         for trees in (source, expected)
     )
     different = sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))

@@ -28,6 +28,8 @@ EXAMPLES = """\
   jaxtta train --images I --masks M --out run   train a source model (the checkpoint is run/best)
   jaxtta adapt --source source --images I --out result
                                                 masks, overlays and a table for a folder of images
+  jaxtta calibrate --source run/best --images I --masks M --out source
+                                                ask it when to trust which prediction, so that adapt does no harm
   jaxtta finetune --source source --images I --masks M --out run
                                                 go on with a few labelled images (the checkpoint is run/best)
   jaxtta rank --sources A B C --images I --out ranking

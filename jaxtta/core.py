@@ -36,11 +36,12 @@ class Moments(NamedTuple):
 
 class Source(NamedTuple):
     """The pre-trained variables: `params` (nested dictionary) and `batch_stats` (`mean` and `variance` of every norm
-    layer).
+    layer); and what `jaxtta.calibration` learned about them, a nested dictionary of arrays, empty where it was not.
     """
 
     params: Tree
     batch_stats: Tree
+    calibration: Tree = {}  # noqa: RUF012 (nobody writes into it)
 
 
 class Output(NamedTuple):
@@ -125,6 +126,20 @@ class Task:
     def probabilities(self, logits: Array) -> Array:
         """Class probabilities of logits `[..., classes]`."""
         return jax.nn.sigmoid(logits) if self.activation == "sigmoid" else jax.nn.softmax(logits, axis=-1)
+
+    def logits(self, probabilities: Array) -> Array:
+        """Logits of probabilities `[..., classes]`, finite where one is 0 or 1."""
+        least = jnp.finfo(probabilities.dtype).tiny
+        logarithm = jnp.log(jnp.maximum(probabilities, least))
+        if self.activation == "sigmoid":
+            return logarithm - jnp.log(jnp.maximum(1 - probabilities, least))
+        return logarithm
+
+    def decided(self, probabilities: Array) -> Array:
+        """What is decided, as probabilities 0 and 1."""
+        if self.activation == "sigmoid":
+            return (probabilities > 0.5).astype(probabilities.dtype)
+        return jax.nn.one_hot(jnp.argmax(probabilities, axis=-1), self.classes, dtype=probabilities.dtype)
 
     def channels(self, labels: np.ndarray | Array) -> np.ndarray | Array:
         """Boolean channels `[*space, classes]` of a label map `[*space]`."""

@@ -65,12 +65,14 @@ def _of_one_shape(turns: Sequence[views.Geometric], images: Array) -> list[list[
     return [group for group in groups if group]
 
 
-def over_views(task: Task, forward: Forward, images: Array) -> dict[views.Geometric, Array]:
+def over_views(
+    task: Task, forward: Forward, images: Array, *, turns: Sequence[views.Geometric] = ()
+) -> dict[views.Geometric, Array]:
     """Probabilities `[batch, *space, classes]` of the image and of each of its geometric views, mapped back.
 
-    The views are those of `views.possible`: in the plane five, without quarter turns three; for a volume also its flip
-    along depth. Every view is a forward pass with batch statistics of its own. Views of one shape are computed side by
-    side, but large images on CPU one after the other, where all at once fall out of its caches
+    Unless others are given, the views are those of `views.possible`: in the plane five, without quarter turns three;
+    for a volume also its flip along depth. Every view is a forward pass with batch statistics of its own. Views of one
+    shape are computed side by side, but large images on CPU one after the other, where all at once fall out of caches
     (`python -m experiments.accelerator` measures both).
     """
 
@@ -78,7 +80,7 @@ def over_views(task: Task, forward: Forward, images: Array) -> dict[views.Geomet
         return task.probabilities(forward(x)["segmentation"])
 
     found = {}
-    for group in _of_one_shape(views.possible(task, images.ndim - 2), images):
+    for group in _of_one_shape(turns or views.possible(task, images.ndim - 2), images):
         shown = jnp.stack([view.apply(images) for view in group])
         by_turns, at_once = functools.partial(jax.lax.map, likely), jax.vmap(likely)
         if images[0].size < LARGE:

@@ -26,8 +26,8 @@ def require_matplotlib() -> None:
         raise InputError("figures need matplotlib; install it with: pip install 'jaxtta[plots]'") from None
 
 
-def _figure(width: float, height: float) -> Any:
-    """An empty figure of this size in inches."""
+def empty_figure(width: float, height: float) -> Any:
+    """An empty figure of this size in inches, of matplotlib."""
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -46,7 +46,7 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     domains = list(dict.fromkeys(row["domain"] for rows in tables.values() for row in rows))
     aligned = {method: rows for method, rows in tables.items() if "cosine" in rows[0]}
     heights = [2.2, 1] if aligned else [1]
-    figure = _figure(1 + 3.6 * len(domains), 5.4 if aligned else 3.6)
+    figure = empty_figure(1 + 3.6 * len(domains), 5.4 if aligned else 3.6)
     axes = figure.subplots(len(heights), len(domains), squeeze=False, sharex="col", sharey="row", height_ratios=heights)
     for column, domain in enumerate(domains):
         for number, (method, rows) in enumerate(tables.items()):
@@ -84,7 +84,7 @@ def accelerator(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     Args:
         tables: those of `python -m experiments.accelerator`, of `streams`, `pytorch` and `kernels` what there is.
     """
-    figure = _figure(12, 8)
+    figure = empty_figure(12, 8)
     (time, share), (memory, profile) = figure.subplots(2, 2)
     rows = [row for row in tables.get("streams", []) if row["ms/image"] > 0]
     places = sorted({row["streams"] for row in rows})
@@ -124,7 +124,7 @@ def singular_values(spectra: Mapping[str, Mapping[str, np.ndarray]], path: Path)
         spectra: for each arm the descending singular values of its parts, such as `encoder` and `projector`.
     """
     parts = list(dict.fromkeys(part for arm in spectra.values() for part in arm))
-    figure = _figure(1 + 5 * len(parts), 4)
+    figure = empty_figure(1 + 5 * len(parts), 4)
     for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts):
         for number, (arm, by_part) in enumerate(spectra.items()):
             values = np.asarray(by_part.get(part, ()))
@@ -150,7 +150,7 @@ def benchmark_stream(rows: Sequence[Mapping], path: Path) -> None:
     rows = _of_first(rows)
     domains, looks = list(dict.fromkeys(row["domain"] for row in rows)), _looks(rows)
     wide, high = min(len(domains), 3), -(-len(domains) // 3)
-    figure = _figure(0.8 + 0.08 * max(map(len, looks)) + 3.6 * wide, max(3.8 * high, 0.8 + 0.2 * len(looks)))
+    figure = empty_figure(0.8 + 0.08 * max(map(len, looks)) + 3.6 * wide, max(3.8 * high, 0.8 + 0.2 * len(looks)))
     panels = figure.subplots(high, wide, squeeze=False, sharey=True).ravel()
     for axes, domain in zip(panels, domains):
         start = 0
@@ -195,7 +195,7 @@ def benchmark_domains(summary: Sequence[Mapping], path: Path) -> None:
     ends = np.array([[row["dice_low"], row["dice_high"]] for row in rows]).T
     left, right = min(map(_far_below, [*dice.T, ends[0]])), max(np.nanmax(dice), np.nanmax(ends))
     reach = max(right - left, 1.0)
-    figure = _figure(0.3 + 0.08 * max(map(len, methods)) + 2.2 * dice.shape[1], 1.1 + 0.24 * len(rows))
+    figure = empty_figure(0.3 + 0.08 * max(map(len, methods)) + 2.2 * dice.shape[1], 1.1 + 0.24 * len(rows))
     panels = figure.subplots(1, dice.shape[1], sharey=True)
     for axes, title, values in zip(panels, [*domains, "mean of domains"], dice.T):
         start = values[methods.index("source")]
@@ -225,7 +225,7 @@ def benchmark_costs(summary: Sequence[Mapping], costs: Sequence[Mapping], path: 
     seconds = {row["method"]: row["seconds"] for row in costs if row["source"] == rows[0]["source"]}
     points = {row["method"]: (seconds[row["method"]], row["dice"]) for row in rows if np.isfinite(row["dice"])}
     floor = _far_below([dice for _, dice in points.values()])
-    axes, looks, labels = _figure(8.4, 5.6).subplots(), _looks(rows), []
+    axes, looks, labels = empty_figure(8.4, 5.6).subplots(), _looks(rows), []
     for method, (x, y) in points.items():
         best = not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points.values())
         place, name = (x, max(y, floor)), method if y >= floor else f"{method} ({y:.1f})"

@@ -75,7 +75,7 @@ def segmentation_learner(
         source = model.init(key)
         if encoder is not None:
             source = Source(*(_overlaid(part, whole) for part, whole in zip(encoder, source)))
-        return TrainingState(*source, optimiser.init(source.params), jnp.zeros((), jnp.int32))
+        return TrainingState(source.params, source.batch_stats, optimiser.init(source.params), jnp.zeros((), jnp.int32))
 
     def losses(params: Tree, state: TrainingState, key: Key, batch: Tree):
         memory = stats.initial_memory(policy, state.batch_stats)

@@ -56,9 +56,9 @@ def convert(
     arrays = _unwrapped(state_dict)
     heads = HEADS if not allow_missing_heads else _heads_present(arrays)
     model = build(_config(arrays, architecture, ("segmentation",) if encoder_only else heads, prefix))
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))[:2]
     if encoder_only:
-        shapes = Source({"encoder": shapes.params["encoder"]}, {"encoder": shapes.batch_stats["encoder"]})
+        shapes = tuple({"encoder": tree["encoder"]} for tree in shapes)
     params, batch_stats = ({path: _torch_name(path, prefix) for path in paths(tree)} for tree in shapes)
     _check_names({*params.values(), *batch_stats.values()}, arrays, encoder_only, allow_missing_heads)
     wrong: list[str] = []

@@ -351,7 +351,7 @@ def test_the_elastic_field_of_a_volume_is_smoothed_noise():
     ],
 )
 def test_a_volume_is_a_stack_of_thick_slices_from_more_than_three_to_one(space, fixed):
-    assert module._fixed(space) == fixed
+    assert module.out_of_plane(space) == fixed
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

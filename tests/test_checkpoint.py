@@ -259,7 +259,7 @@ def test_folders_and_files_that_are_no_checkpoints(tmp_path):
 
 def test_an_encoder_is_not_a_model(tmp_path):
     model, source = drawn(RESUNET)
-    encoder = Source(*({"encoder": tree["encoder"]} for tree in source))
+    encoder = Source(*({"encoder": tree["encoder"]} for tree in source[:2]))
     checkpoint.save(tmp_path / "encoder", model, encoder, TASK, PREPROCESSING, provenance={})
     assert "without a decoder" in refused(tmp_path / "encoder")
     loaded = checkpoint.load(tmp_path / "encoder", kind="encoder")

@@ -23,6 +23,7 @@ LAYERS = (
     {"core"},
     {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "data", "synthetic"},
     {"losses", "objectives", "models"},
+    {"calibration"},
     {"methods", "wrappers", "checkpoint", "torch_import"},
     {"run", "segmentation", "plots", "stablehlo"},
     {"runs"},
@@ -50,7 +51,7 @@ PRINTING = ("workflows/", "cli.py")
 # What runs, is run or is written may stand before the data it is given; an index belongs to its key.
 BEFORE_SOURCE = {"self", "method", "model", "path", "index"}
 # The published methods say where; this one is no method.
-UNPUBLISHED = {"source"}
+UNPUBLISHED = {"source", "calibrated"}
 
 
 def imports(tree):

@@ -9,7 +9,6 @@ from toys import all_finite, assert_trees_close, pictures, toy
 
 from jaxtta import stats, views
 from jaxtta.core import InputError, Task, norm_affine, partition
-from jaxtta.methods.cotta import _logits as cotta_logits
 from jaxtta.methods.cotta import cotta
 
 KEY = jax.random.key(5)
@@ -106,7 +105,7 @@ def test_the_ends_of_the_threshold_average_nothing_and_everything():
 def test_a_prediction_of_certainties_is_finite_and_keeps_its_labels(activation):
     task = Task(2, activation)
     probabilities = jnp.asarray([[0.0, 1.0], [1.0, 0.0], [0.3, 0.7]])[None]
-    logits = cotta_logits(task, probabilities)
+    logits = task.logits(probabilities)
     assert all_finite(logits)
     np.testing.assert_allclose(task.probabilities(logits), probabilities, atol=1e-6)
 

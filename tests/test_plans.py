@@ -63,6 +63,7 @@ LINES = {
         "--encoders random e --images i --test-images t --out o --by linear",
         {"encoders": ["random", Path("e")], "images": "i", "test_images": "t", "out": "o", "by": "linear"},
     ),
+    "calibrate": ("--source s --images i --masks m --out o", {"source": "s", "images": "i", "masks": "m", "out": "o"}),
     "convert": ("w.pth --out o --size 384x512", {"weights": "w.pth", "out": "o", "size": (384, 512)}),
     "export": (
         "--source s --out o --platforms cpu,tpu", {"source": "s", "out": "o", "platforms": ("cpu", "tpu")},

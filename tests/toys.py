@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtta.calibration import arms, evidence
 from jaxtta.core import Source, Task
 from jaxtta.methods import METHODS
 from jaxtta.models import HEADS, Model, build
@@ -51,7 +52,22 @@ def random_source(model, seed=0):
             values = rng.standard_normal(leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
         return jnp.asarray(values, leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(seed)))
+    source = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(seed)))
+    return source._replace(calibration=calibration_of(model, source, rng))
+
+
+def calibration_of(model, source, rng, rows=12):
+    """A calibration in which every image is inside, and two arms gain something at random."""
+    images = jax.ShapeDtypeStruct((1, *(model.stride,) * model.dimensions, model.channels), jnp.float32)
+    seen = jax.eval_shape(lambda images: evidence.looked_at(model, source, Task(1), images)[1], images)
+    home = {name: {"centre": jnp.zeros(of.shape), "spread": jnp.ones(of.shape)} for name, of in seen.items()}
+    count = len(evidence.columns(len(arms.probes(model))))
+    fitted = {
+        "centre": np.zeros(count), "spread": np.ones(count), "points": rng.standard_normal((rows, count)),
+        "dice": rng.uniform(50, 90, rows), "gains": {name: rng.uniform(1, 3, rows) for name in ("flips", "step")},
+        "limit": np.float32(1e9), "margin": np.float32(0.2),
+    }  # fmt: skip
+    return {"home": home, "gate": jax.tree.map(jnp.float32, fitted)}
 
 
 @functools.cache

@@ -52,7 +52,7 @@ def _marked(model: Model) -> Model:
 def _named(outputs: tuple[dict[str, Array], Tree], name: str) -> tuple[dict[str, Array], Tree]:
     """The same, a value of each image of a head having passed under that name."""
     heads, memory = outputs
-    head, values = next(iter(heads.items()))
+    head, values = next((head, values) for head, values in heads.items() if not isinstance(values, dict))
     flat = values.reshape(len(values), -1)
     flat = jnp.concatenate([checkpoint_name(flat[:, :1], name), flat[:, 1:]], axis=1)
     return {**heads, head: flat.reshape(values.shape)}, memory

@@ -119,7 +119,7 @@ def _rotation(rng: np.random.Generator, axes: int, degrees: float) -> np.ndarray
     return matrix
 
 
-def _fixed(space: tuple[int, ...]) -> tuple[int, ...]:
+def out_of_plane(space: tuple[int, ...]) -> tuple[int, ...]:
     """The axis along which a volume of thick slices stays as it is; none of others and of images."""
     thick = len(space) == 3 and max(space) > THICK * min(space)
     return (space.index(min(space)),) if thick else ()
@@ -131,7 +131,7 @@ def _coordinates(rng: np.random.Generator, space: tuple[int, ...], settings: Aug
     elastic, rotated, scaled = rng.random(3) < probabilities
     if not (elastic or rotated or scaled):
         return None
-    fixed = _fixed(space)
+    fixed = out_of_plane(space)
     moving = [axis for axis in range(len(space)) if axis not in fixed]
     extents = tuple(space[axis] for axis in moving)
     centre = (np.array(extents).reshape(-1, *[1] * len(extents)) - 1) / 2
@@ -202,7 +202,7 @@ def augment(
     if brightened:
         changed *= rng.uniform(*settings.brightness, size=image.shape[-1]).astype(np.float32)
     if settings.appearance is not None:
-        axes = tuple(axis for axis in range(labels.ndim) if axis not in _fixed(labels.shape))
+        axes = tuple(axis for axis in range(labels.ndim) if axis not in out_of_plane(labels.shape))
         restyled = change_appearance(rng, changed, settings.appearance, axes=axes)
         if brightened or restyled is not changed:
             changed = lowest + (highest - lowest) * _rescale(restyled)

@@ -40,5 +40,6 @@ METHODS = Registry(
         "cotta": "cotta:cotta",
         "rotta": "rotta:rotta",
         "grata": "grata:grata",
+        "calibrated": "calibrated:calibrated",
     }
 )

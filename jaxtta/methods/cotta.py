@@ -111,7 +111,7 @@ def cotta(
     def step(key: Key, source: Source, state: CottaState, images: Array):
         anchor, at = partition(source.params, select)[0], bind(model, source, policy)
         confidence = confidence_of(source, images)
-        labels = _labels(task, targeted(source, state.teacher, images, confidence))
+        labels = task.decided(targeted(source, state.teacher, images, confidence))
 
         def loss_of(student: Tree) -> Array:
             return jnp.mean(cross_entropy(task, at(student)(images)["segmentation"], labels))
@@ -127,28 +127,12 @@ def cotta(
             "confidence": jnp.mean(confidence),
             "averaged": jnp.mean(confidence < threshold, dtype=images.dtype),
         }
-        return state, Output(_logits(task, targeted(source, teacher, images, confidence)), info)
+        return state, Output(task.logits(targeted(source, teacher, images, confidence)), info)
 
     def predict(source: Source, state: CottaState, images: Array) -> Array:
-        return _logits(task, targeted(source, state.teacher, images, confidence_of(source, images)))
+        return task.logits(targeted(source, state.teacher, images, confidence_of(source, images)))
 
     return Method(init, step, predict, lambda state: state.student)
-
-
-def _labels(task: Task, probabilities: Array) -> Array:
-    """What is decided, as probabilities 0 and 1."""
-    if task.activation == "sigmoid":
-        return (probabilities > 0.5).astype(probabilities.dtype)
-    return jax.nn.one_hot(jnp.argmax(probabilities, axis=-1), task.classes, dtype=probabilities.dtype)
-
-
-def _logits(task: Task, probabilities: Array) -> Array:
-    """Logits of probabilities, finite where one is 0 or 1."""
-    least = jnp.finfo(probabilities.dtype).tiny
-    logarithm = jnp.log(jnp.maximum(probabilities, least))
-    if task.activation == "sigmoid":
-        return logarithm - jnp.log(jnp.maximum(1 - probabilities, least))
-    return logarithm
 
 
 def _restored(key: Key, student: Tree, anchor: Tree, share: float) -> Tree:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtta import stats as statistics
 from jaxtta.core import Array, InputError, Key, Source, Tree, paths
 from jaxtta.models.heads import FEATURES, HEADS, PIXELS
-from jaxtta.models.layers import NORMS
+from jaxtta.models.layers import MOMENTS, NORMS
 from jaxtta.models.resunet import BLOCKS, ResUNet
 from jaxtta.models.unet import UNet
 from jaxtta.models.whitening import identity_like
@@ -27,8 +27,10 @@ class Model(NamedTuple):
             `variables` has `params`, `batch_stats` and optionally `memory` (of the statistics policy; made afresh when
             absent). Any size of image: the input is padded by its edge to a multiple of the stride and the outputs are
             cropped back. Among the heads may be `"features"`, the deepest map, of the padded image and not cropped;
-            beside `"segmentation"` also `"pixels"`, the finest map, of which that is a 1x1 convolution. `deepest` is a
-            function of the deepest map, put between encoder and heads: they, and `"features"`, see what it returns.
+            beside `"segmentation"` also `"pixels"`, the finest map, of which that is a 1x1 convolution; and
+            `"moments"`, mean and variance, `[channels]` each, of what each norm layer is given, whatever its kind, a
+            nested dictionary whose leaves are `{"input": (mean, variance)}`. `deepest` is a function of the deepest
+            map, put between encoder and heads: they, and `"features"`, see what it returns.
         init: `(key) -> Source`, random weights in float32.
         config: what `build` made it from; JSON can hold it.
         heads: the heads it has.
@@ -70,15 +72,17 @@ def build(config: dict[str, Any]) -> Model:
         heads: tuple[str, ...] = ("segmentation",),
         deepest: Callable[[Array], Array] | None = None,
     ):
-        require_heads(module.heads, tuple(head for head in heads if head not in (FEATURES, PIXELS)))
+        require_heads(module.heads, tuple(head for head in heads if head not in (FEATURES, PIXELS, MOMENTS)))
         space = images.shape[1:-1]
         extra = [-n % module.stride for n in space]
         if any(extra):
             images = jnp.pad(images, [(0, 0), *((0, e) for e in extra), (0, 0)], mode="edge")
         network = module.clone(policy=stats)
-        outputs, changed = network.apply(variables, images, heads=heads, deepest=deepest, mutable=["memory"])
+        mutable = ["memory", *([MOMENTS] if MOMENTS in heads else [])]
+        outputs, changed = network.apply(variables, images, heads=heads, deepest=deepest, mutable=mutable)
         padded = images.shape[1:-1]
         cropped = {head: x if head == FEATURES else _crop(x, space, padded) for head, x in outputs.items()}
+        cropped |= {MOMENTS: changed[MOMENTS]} if MOMENTS in heads else {}
         return cropped, changed.get("memory", {})
 
     def init(key: Key) -> Source:

@@ -18,6 +18,7 @@ from jaxtta.core import Array, Moments
 from jaxtta.models.whitening import EPSILON, covariance, identity_like, whitened, whitening_matrix_here
 
 NORMS = ("batch", "instance", "group")
+MOMENTS = "moments"  # no head: asks a network for mean and variance of what each norm layer is given
 
 
 class Norm(nn.Module):
@@ -49,6 +50,8 @@ class Norm(nn.Module):
         channels = images.shape[-1]
         precise = np.promote_types(images.dtype, np.float32)
         x = images.astype(precise)
+        if self.is_mutable_collection(MOMENTS) and not self.is_initializing():  # asked for
+            self.put_variable(MOMENTS, "input", stats.measured(x)[:2])
         scale = self.param("scale", nn.initializers.ones, (channels,), precise)
         shift = self.param("shift", nn.initializers.zeros, (channels,), precise)
         if self.kind == "batch":

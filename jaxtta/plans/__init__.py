@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxtta.plans.adaptation import Adaptation, Export, MultiAdaptation
 from jaxtta.plans.benchmarks import Benchmark
+from jaxtta.plans.calibration import Calibration
 from jaxtta.plans.encoders import Evaluation, Pretraining
 from jaxtta.plans.files import Conversion, Demo, Synthesis
 from jaxtta.plans.training import FineTuning, Ranking, SourceTraining
@@ -62,6 +63,7 @@ def _found(place: str) -> Any:
 COMMANDS = {
     "adapt": Command(Adaptation, "adapt:adapt"),
     "train": Command(SourceTraining, "train:train"),
+    "calibrate": Command(Calibration, "calibrate:calibrate"),
     "finetune": Command(FineTuning, "finetune:finetune"),
     "rank": Command(Ranking, "rank:rank"),
     "adapt_multi": Command(MultiAdaptation, "adapt_multi:adapt_multi"),
@@ -75,6 +77,6 @@ COMMANDS = {
 }
 
 __all__ = [
-    "COMMANDS", "Adaptation", "Benchmark", "Command", "Conversion", "Demo", "Evaluation", "Export", "FineTuning",
-    "MultiAdaptation", "Pretraining", "Ranking", "SourceTraining", "Synthesis", "function_of",
+    "COMMANDS", "Adaptation", "Benchmark", "Calibration", "Command", "Conversion", "Demo", "Evaluation", "Export",
+    "FineTuning", "MultiAdaptation", "Pretraining", "Ranking", "SourceTraining", "Synthesis", "function_of",
 ]  # fmt: skip

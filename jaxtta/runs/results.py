@@ -13,7 +13,7 @@ from jaxtta.data.cases import Case
 from jaxtta.runs.files import replacing
 
 TABLE = "predictions.csv"
-TEXT = ("domain", "name", "source", "arm", "part", "by", "protocol", "method")
+TEXT = ("domain", "name", "source", "arm", "part", "by", "protocol", "method", "family", "grade")
 CONFIDENCE = 0.95
 SHAPE = ("depth", "height", "width")
 

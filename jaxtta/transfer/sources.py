@@ -35,7 +35,9 @@ def load_sources(
             raise InputError(
                 f"{path} segments {_words(other)}, {paths[0]} {_words(first)}; give sources that segment the same"
             )
-    return dict(zip(short_names(whole), loaded))
+    # Sources of one shape are run by one program, and what is known of each alone is not asked.
+    plain = [one._replace(source=one.source._replace(calibration={})) for one in loaded]
+    return dict(zip(short_names(whole), plain))
 
 
 def _named(task: Task) -> bool:

@@ -39,6 +39,12 @@ def _trained(plan: Any, record: Mapping[str, Any]) -> list[str]:
     return [left_out, f"best epoch {best['epoch']}{dice}; the source model is {plan.out / 'best'}"]
 
 
+def _calibrated(plan: Any, record: Mapping[str, Any]) -> list[str]:
+    left_out = _left_out(plan, record, "cases")
+    told = f"the calibrated source model is {plan.out}, for jaxtta adapt --source; open {plan.out / 'report.html'}"
+    return [_described("workflows.calibrate", record), left_out, told]
+
+
 def _benchmarked(plan: Any, record: Mapping[str, Any]) -> list[str]:
     refused = [f"{one['method']} was not run on {one['source']}: {one['error']}" for one in record["refused"]]
     described, left_out = _described("benchmarks.findings", record), _left_out(plan, record, "cases")
@@ -65,6 +71,7 @@ def _drawn(plan: Any, folders: list[Path]) -> list[str]:
 
 
 LINES: dict[str, Callable[[Any, Any], list[str]]] = {
+    "calibrate": _calibrated,
     "adapt": _written("runs.results", "cases"),
     "train": _trained,
     "finetune": _trained,
