@@ -40,7 +40,8 @@ def source_model(path, *, activation="sigmoid", heads=HEADS, norm="batch", seed=
     config = {"architecture": "unet", "classes": task.classes, "features": (4, 8), "norm": norm, "heads": heads}
     model = build({**config, "channels": 3})
     preprocessing = Preprocessing(SIZE, 3, values or ("fundus" if activation == "sigmoid" else (0, 1, 2)))
-    checkpoint.save(path, model, random_source(model, seed), task, preprocessing, provenance={"made": "in a test"})
+    source = random_source(model, seed)._replace(calibration={})
+    checkpoint.save(path, model, source, task, preprocessing, provenance={"made": "in a test"})
     return path
 
 

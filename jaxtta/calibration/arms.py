@@ -37,8 +37,9 @@ class Part(NamedTuple):
 
 
 SHARES = (0.1, 0.25, 0.5, 1.0)
-_FLIPS, _STEPPED = Part(flips=True), Part(flips=True, step=STEP)
+_FLIPS = Part(flips=True)
 _MIXED = {share: Part(share, flips=True) for share in SHARES}
+_STEPPED, _MIXED_AND_STEPPED = (Part(share, flips=True, step=STEP) for share in (0.0, 0.1))
 ARMS: dict[str, tuple[Part, ...]] = {
     SOURCE: (Part(),),
     "flips": (_FLIPS,),
@@ -46,10 +47,12 @@ ARMS: dict[str, tuple[Part, ...]] = {
     "step": (_STEPPED,),
     "step_turns": (Part(flips=True, turns=True, step=STEP),),
     **{f"statistics_{share:g}": (part,) for share, part in _MIXED.items()},
+    "statistics_0.1_step": (_MIXED_AND_STEPPED,),
     "statistics_1_step": (Part(1.0, flips=True, step=STEP),),
     "mean_low": (_FLIPS, _MIXED[0.1], _MIXED[0.25]),
     "mean": (_FLIPS, *_MIXED.values()),
     "mean_high": (_MIXED[0.25], _MIXED[0.5], _MIXED[1.0]),
+    "mean_low_step": (_STEPPED, _MIXED_AND_STEPPED),
     "mean_step": (_STEPPED, *_MIXED.values()),
 }
 """Every arm by its name, the source first."""

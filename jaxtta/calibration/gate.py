@@ -1,12 +1,12 @@
 """The gate: which arm to take for an image, told by what happened to the images most like it at calibration.
 
 An image is a point of some numbers (`jaxtta.calibration.evidence`). Of the calibrated points near it, weighted by how
-near, the gain of every arm over the source is known. Their mean, less its standard error, is what the arm is good for;
-the best of them is taken if that is above a margin, else the source. An image that has no neighbours is outside of what
-was calibrated, and has the source.
+near, the gain of every arm over the source is known. Their mean less half of their standard deviation, which seven in
+ten of them exceed if they are normally distributed, is what the arm is good for; the best is taken if that is above a
+margin, else the source. An image that has no neighbours is outside of what was calibrated, and has the source.
 
-    w_i ∝ exp(−2 d_i / h),  d_i = mean_f ((x_f − x_if) / s_f)²,  h the distance of the 30th neighbour
-    lower_a = Σ w_i g_ia − √(Σ w_i² (Σ w_i g_ia² − (Σ w_i g_ia)²))
+    w_i ∝ exp(−2 d_i / h),  d_i = mean_f ((x_f − x_if) / s_f)²,  h the distance of the 20th neighbour
+    lower_a = Σ w_i g_ia − ½ √(Σ w_i g_ia² − (Σ w_i g_ia)²)
 
 Reference:
     Nadaraya, "On Estimating Regression", Theory of Probability and its Applications 1964 (the weighted mean); of its
@@ -22,10 +22,11 @@ from scipy import stats as distributions
 
 from jaxtta.core import Array, Tree
 
-NEIGHBOURS = 30
+NEIGHBOURS = 20
+CAUTION = 0.5  # standard deviations of the neighbours' gains
 NEAR = 4  # neighbours that an image has to have
 INSIDE, BEYOND = 0.95, 2.0  # share of the calibrated images, and how many times their distance is still inside
-MARGINS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # Dice points
+MARGINS = (*(step / 20 for step in range(1, 20)), *(step / 4 for step in range(4, 21)))  # 0.05 to 5 Dice points
 CLIP = 10.0  # Dice points from which on a gain or a loss counts no more
 HARM, FEW, TIMES = 1.0, 0.02, 5.0  # loss in Dice points, the share of images it may happen to, gains for each of them
 HOME, MIXED = "home", "mixed"
@@ -55,7 +56,7 @@ class Choice(NamedTuple):
     Attributes:
         arm: the place of the arm among the names in order; −1 is the source.
         gain: expected of it over the source, in Dice points.
-        lower: the same less its standard error.
+        lower: what seven in ten of its neighbours exceed.
         distance: that of the fourth neighbour in units of the largest that is inside.
         outside: whether it is above 1.
         dice: expected of the source, in percent.
@@ -67,6 +68,11 @@ class Choice(NamedTuple):
     distance: Array
     outside: Array
     dice: Array
+
+
+def arm_names(known: Tree) -> tuple[str, ...]:
+    """The arms that a calibrated source chooses from, in the order of their places; the source, at −1, is none."""
+    return tuple(known["settled"]) if "settled" in known else tuple(sorted(known["gate"]["gains"]))
 
 
 def fit(rows: Rows) -> Tree:
@@ -105,7 +111,7 @@ def _among(fitted: Tree, numbers: Array, used: Array) -> Choice:
     known = jnp.stack([fitted["gains"][name] for name in sorted(fitted["gains"])], axis=1)
     gains = weights @ known
     variance = jnp.maximum(weights @ jnp.square(known) - jnp.square(gains), 0)
-    lower = gains - jnp.sqrt(variance * jnp.sum(jnp.square(weights)))
+    lower = gains - CAUTION * jnp.sqrt(variance)
     best, distance = jnp.argmax(lower), ordered[jnp.minimum(NEAR - 1, last)]
     outside = distance > fitted["limit"]
     taken = (lower[best] > fitted["margin"]) & ~outside

@@ -26,11 +26,10 @@ def settled(dice: np.ndarray, names: Sequence[str]) -> tuple[dict[str, Tree], di
         What the method has to know, and what the record says.
     """
     gains = dice - dice[:, :1]
-    with np.errstate(all="ignore"):
-        p = distributions.ttest_1samp(gains[:, 1:], 0, alternative="greater").pvalue
-    order = np.argsort(np.nan_to_num(p, nan=1.0))
-    corrected = np.ones(len(names))
-    corrected[1 + order] = np.maximum.accumulate(np.nan_to_num(p, nan=1.0)[order] * np.arange(len(p), 0, -1))
+    errors = np.maximum(gains[:, 1:].std(axis=0, ddof=1), 1e-6) / np.sqrt(len(gains))
+    p = distributions.t.sf(gains[:, 1:].mean(axis=0) / errors, len(gains) - 1)
+    order, corrected = np.argsort(p), np.ones(len(names))
+    corrected[1 + order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     beyond = [place for place in range(1, len(names)) if corrected[place] <= LEVEL]
     best = max(beyond, key=lambda place: gains[:, place].mean(), default=0)
     error = gains[:, best].std(ddof=1) / np.sqrt(len(gains))

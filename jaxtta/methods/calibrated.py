@@ -29,10 +29,10 @@ def calibrated(model, task: Task) -> Method:
 
     Returns:
         A method whose info holds `arm` (its place among the arms in use, in the order of their names; −1 is the
-        source), `expected_gain` over the source and its `lower_bound` (less a standard error), in Dice points,
-        `expected_dice` of the source, in percent, `distance` from the calibrated images (1 is the limit), `outside` (0
-        or 1), `changed`, the share of pixels decided otherwise than by the source, and `largest_loss`, how many Dice
-        points that can cost at most if the source's Dice is as expected.
+        source), `expected_gain` over the source and its `lower_bound`, which seven in ten images like it exceed, in
+        Dice points, `expected_dice` of the source, in percent, `distance` from the calibrated images (1 is the limit),
+        `outside` (0 or 1), `changed`, the share of pixels decided otherwise than by the source, and `largest_loss`, how
+        many Dice points that can cost at most if the source's Dice is as expected.
 
     Raises:
         InputError: at the first image, a source that is not calibrated.
@@ -58,7 +58,7 @@ def calibrated(model, task: Task) -> Method:
         probed = [predictions.of(parts) for parts in probes]
         numbers = evidence.numbers(task, evidence.distance(seen, known["home"]), plain, probed)
         choice = gate.choose(known["gate"], numbers)
-        names = (arms.SOURCE, *sorted(known["gate"]["gains"]))
+        names = (arms.SOURCE, *gate.arm_names(known))
 
         def of(name: str):
             return lambda: predictions.apart().of(arms.ARMS[name])

@@ -100,12 +100,12 @@ class MethodOnSource(Plan):
 
     Attributes:
         source: checkpoint of the source model: a folder that train, finetune or convert wrote.
-        method: its name, see below.
+        method: its name, see below; calibrated where the source model is (calibrate), else grata, when not given.
         settings: options of the method, key=value, see below.
     """
 
     source: Path
-    method: str = "grata"
+    method: str | None = None
     settings: Settings = dataclasses.field(default_factory=dict)
 
 

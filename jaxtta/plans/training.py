@@ -2,6 +2,9 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from jaxtta.plans.parts import Labels, LabelsOfEncoder, MaskedImages, Metrics, Network, Recipe, Resumable, Volumes
 from jaxtta.plans.words import Size, Words
@@ -14,6 +17,7 @@ class SourceTraining(Resumable, Recipe, Network, Volumes, Labels, MaskedImages):
     what is written:
       OUT/best, OUT/last         source models for adapt; best: the highest Dice on the images kept aside
       OUT/training.csv           a row for each epoch: losses, Dice, seconds
+      OUT/calibration/           report and table of the best's calibration on the images kept aside, if 8 or more
       OUT/resume                 the state that resume goes on from
       OUT/run.json               versions, configuration, seed, device, which images were kept aside
 
@@ -25,6 +29,7 @@ class SourceTraining(Resumable, Recipe, Network, Volumes, Labels, MaskedImages):
         encoder: start from this checkpoint's encoder.
         epochs: passes over the images.
         validation: share of the images, drawn by the seed, kept aside to choose the best.
+        calibration: calibrate the best at the end.
     """
 
     size: Size = (512, 512)
@@ -34,6 +39,7 @@ class SourceTraining(Resumable, Recipe, Network, Volumes, Labels, MaskedImages):
     optimiser: str = "sgd"
     epochs: int = 200
     validation: float = 0.1
+    calibration: Annotated[bool, Parameter(negative="--no-calibration")] = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

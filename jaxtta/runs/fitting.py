@@ -83,6 +83,8 @@ class Fit(NamedTuple):
         folded: from the parameters that are trained to those of the network that is scored and saved.
         provenance: of the checkpoints.
         quiet: no progress bar.
+        afterwards: what to do with the best network and the cases that were kept aside, `(folder, cases) ->` what the
+            record says of it; None for nothing.
         least: steps of a row of the log at least: an epoch has few where there are few images, and to score and save
             the network after each would take longer than to train it.
     """
@@ -96,6 +98,7 @@ class Fit(NamedTuple):
     folded: Callable[[Tree], Tree]
     provenance: dict[str, Any]
     quiet: bool
+    afterwards: Callable[[RunFolder, list[Case]], dict[str, Any]] | None = None
     least: int = 1
 
 
@@ -122,7 +125,10 @@ def fit(
         )
         for name, part in split.items()
     )
-    return folder.finish(**_trained(fitted, training, validation, folder))
+    result = _trained(fitted, training, validation, folder)
+    if fitted.afterwards is not None:
+        result |= fitted.afterwards(folder, split["validation"])
+    return folder.finish(**result)
 
 
 def _split(cases: list[Case], validation: float, seed: int) -> tuple[list[Case], list[Case]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import optax
 
-from jaxtta.core import InputError, Method, Select, Task, everything, matching, norm_affine
+from jaxtta.core import InputError, Method, Select, Source, Task, everything, matching, norm_affine
 from jaxtta.methods import METHODS
 from jaxtta.models import Model
 from jaxtta.plans.methods import LEARNING_RATE
@@ -31,6 +31,11 @@ def method_options(name: str, *, registry: Mapping[str, Callable[..., Method]] =
     parameters = inspect.signature(registry[name]).parameters.values()
     keys = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     return keys + ["learning_rate", "predict"] if "optimiser" in keys else keys
+
+
+def default_method(source: Source) -> str:
+    """What a source model is adapted by unless it is said."""
+    return "calibrated" if source.calibration else "grata"
 
 
 def build_method(

@@ -1,5 +1,6 @@
 """The tables an adaptation leaves behind: a row for each case, and the summary over domains."""
 
+import collections
 import csv
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +98,29 @@ def summary(rows: list[dict], task: Task) -> dict[str, Any]:
     whole = {}
     if all("dice" in d for d in domains.values()):
         whole["dice"] = mean([d["dice"] for d in domains.values()])
+    if rows and "arm" in rows[0]:
+        whole["taken"] = dict(collections.Counter(row["arm"] for row in rows).most_common())
+        whole["outside"] = sum(row["outside"] > 0 for row in rows)
+        whole |= {name: mean([row[name] for row in rows]) for name in ("expected_gain", "lower_bound", "changed")}
+        whole["largest_loss"] = max(row["largest_loss"] for row in rows)
     return {"domains": domains, **whole}
+
+
+def did_it_help(record: dict[str, Any]) -> str:
+    """What can be said of that without masks, of a calibrated source; what to do to have it said, of another."""
+    if "taken" not in record:
+        if "dice" in record or record["method"] == "source":
+            return ""
+        return "without masks nothing says whether this helped: calibrate the source model first (jaxtta calibrate)"
+    images = sum(record["taken"].values())
+    taken = ", ".join(f"{name} {count}" for name, count in record["taken"].items())
+    outside = f"; {record['outside']} of {images} are outside of what was calibrated and kept the source's"
+    return (
+        f"predictions taken: {taken}{outside if record['outside'] else ''}\n"
+        f"expected gain {record['expected_gain']:+.2f} Dice points ({record['lower_bound']:+.2f} in seven of ten); "
+        f"{100 * record['changed']:.1f} % of the pixels changed; an image can have lost "
+        f"{record['largest_loss']:.1f} points at most, if the source's Dice was as expected"
+    )
 
 
 def describe(record: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxtta import metrics
+from jaxtta.calibration import arms, gate
 from jaxtta.checkpoint import Checkpoint
 from jaxtta.core import Task
 from jaxtta.data import images
@@ -50,11 +51,20 @@ def finish(
         images.write_png(folders.out / "overlays" / f"{name}.png", shown)
     shape = dict(zip(SHAPE[-len(sample.shape) :], sample.shape))
     row = {"domain": sample.case.domain, "name": name, **shape, "seconds": seconds, **info}
+    if "arm" in info:
+        row["arm"] = _arm(info["arm"], gate.arm_names(loaded.source.calibration))
     if sample.reference is None:
         return row
     if sample.planes:
         write_rows(folders.out / "slices" / f"{name}.csv", _slices(assembly, task))
     return row | scores(assembly, task)
+
+
+def _arm(place: float, names: tuple[str, ...]) -> str:
+    """The name of what was taken; of a case of several steps that differ, `several`."""
+    if place == -1:
+        return arms.SOURCE
+    return names[int(place)] if place == int(place) else "several"
 
 
 def classes(assembly: Assembly, task: Task) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -106,6 +106,7 @@ class Ready(NamedTuple):
 
 def _ready(plan: Adaptation, share: Share) -> Ready:
     loaded = checkpoint.load(plan.source)
+    plan = dataclasses.replace(plan, method=plan.method or options.default_method(loaded.source))
     method = options.build_method(
         plan.method,
         with_precision(loaded.model, plan.precision),

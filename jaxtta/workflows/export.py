@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtta import checkpoint, stablehlo
 from jaxtta.plans import Export
 from jaxtta.runs.files import check_free
-from jaxtta.runs.options import build_method
+from jaxtta.runs.options import build_method, default_method
 
 
 def export_method(plan: Export) -> dict[str, Any]:
@@ -16,10 +16,11 @@ def export_method(plan: Export) -> dict[str, Any]:
     check_free(plan.out, stablehlo.RECORD, "an export", overwrite=plan.overwrite)
     stablehlo.require_flatbuffers()
     loaded = checkpoint.load(plan.source)
-    method = build_method(plan.method, loaded.model, loaded.task, plan.settings)
+    name = plan.method or default_method(loaded.source)
+    method = build_method(name, loaded.model, loaded.task, plan.settings)
     size = (1, *loaded.preprocessing.size, loaded.preprocessing.channels)
     provenance = {
-        "method": plan.method,
+        "method": name,
         "settings": plan.settings,
         "source": str(plan.source),
         "source_sha256": loaded.manifest["sha256"],

@@ -70,9 +70,15 @@ def _drawn(plan: Any, folders: list[Path]) -> list[str]:
     return [f"{folder}: {plan.count} images with masks" for folder in folders]
 
 
+def _adapted(plan: Any, record: Mapping[str, Any]) -> list[str]:
+    by = f"by {record['method']}" + ("" if plan.method else ", as no method was named")
+    said = import_module("jaxtta.runs.results").did_it_help(record)
+    return [by, _described("runs.results", record), said, _left_out(plan, record, "cases"), f"written to {plan.out}"]
+
+
 LINES: dict[str, Callable[[Any, Any], list[str]]] = {
     "calibrate": _calibrated,
-    "adapt": _written("runs.results", "cases"),
+    "adapt": _adapted,
     "train": _trained,
     "finetune": _trained,
     "rank": _written("workflows.rank", "cases"),

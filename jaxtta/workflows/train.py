@@ -9,6 +9,7 @@ import optax
 
 from jaxtta import checkpoint, run
 from jaxtta.core import InputError, Learner, Source, Task, encoder_of, paths
+from jaxtta.data.cases import Case
 from jaxtta.data.kinds import Kind, to_dict
 from jaxtta.data.labels import check_labels
 from jaxtta.models import Model, build
@@ -17,6 +18,7 @@ from jaxtta.runs import fitting
 from jaxtta.runs.folder import RunFolder, in_folder
 from jaxtta.runs.inputs import preprocessing_for
 from jaxtta.segmentation import segmentation_learner
+from jaxtta.workflows.calibrate import calibrate_best
 
 
 def train(plan: SourceTraining) -> dict[str, Any]:
@@ -68,9 +70,14 @@ def train_network(
     reads = [] if plan.encoder is None else [plan.encoder]
     provenance = {"command": "train", "encoder": str(plan.encoder) if reads else None}
     provenance["images"] = [str(path) for path in plan.images]
+
+    def calibrated(folder: RunFolder, kept: list[Case]) -> dict[str, Any]:
+        return {"calibration": calibrate_best(folder, kept, seed=plan.seed, quiet=plan.quiet)}
+
     fitted = fitting.Fit(
-        model, task, preprocessing, recipe, plan.validation, learner, lambda params: params, provenance, plan.quiet
-    )
+        model, task, preprocessing, recipe, plan.validation, learner, lambda params: params, provenance, plan.quiet,
+        calibrated if plan.calibration else None,
+    )  # fmt: skip
     return fitting.fit(fitted, cases, folder, identity=identity, reads=reads)
 
 
