@@ -63,12 +63,20 @@ class Method(NamedTuple):
         predict: `(source, state, images) -> logits`: the prediction with the state as it is, without an update.
         adapted: `(state) -> tree`: the part of a state that is learned, parameters or a prompt; `()` if nothing is.
             Statistics that are followed, banks, teachers and the optimiser's state are none of it.
+        asks: whether it reads what calibration learned of the source; else it is not given it (`given`), so that
+            sources of one shape share a program.
     """
 
     init: Callable[[Source, Array], Tree]
     step: Callable[[Key, Source, Tree, Array], tuple[Tree, Output]]
     predict: Callable[[Source, Tree, Array], Array]
     adapted: Callable[[Tree], Tree]
+    asks: bool = False
+
+
+def given(method: Method, source: Source) -> Source:
+    """The variables that a method reads."""
+    return source if method.asks else source._replace(calibration={})
 
 
 class Learner(NamedTuple):

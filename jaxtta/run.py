@@ -17,7 +17,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxtta.core import Array, InputError, Key, Learner, Method, Output, Source, Task, Tree
+from jaxtta.core import Array, InputError, Key, Learner, Method, Output, Source, Task, Tree, given
 from jaxtta.schedule import Tick
 from jaxtta.stats import Policy
 
@@ -141,7 +141,8 @@ class Streams:
         self.places = -(-places // self.devices) * self.devices
         self._split = None if mesh is None else NamedSharding(mesh, P("device"))
         self._everywhere = None if mesh is None else NamedSharding(mesh, P())
-        self._source = jax.device_put(source, self._everywhere)
+        self._given = functools.partial(given, method)
+        self._source = jax.device_put(self._given(source), self._everywhere)
 
         def one(key: Key, tick: Tick, source: Source, state: Tree, images: Array):
             state = optax.tree.where(tick.index == 0, method.init(source, images), state)
@@ -173,7 +174,7 @@ class Streams:
     def of(self, source: Source) -> "Streams":
         """The same programs, compiled once, for another source of the same shapes."""
         other = copy.copy(self)
-        other._source = jax.device_put(source, self._everywhere)
+        other._source = jax.device_put(self._given(source), self._everywhere)
         return other
 
     def begin(self, images: np.ndarray) -> Tree:

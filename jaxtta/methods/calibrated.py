@@ -83,4 +83,4 @@ def calibrated(model, task: Task) -> Method:
     def predict(source: Source, state: CalibratedState, images: Array) -> Array:
         return task.logits(chosen(source, images)[1])
 
-    return Method(init, step, predict, lambda state: ())
+    return Method(init, step, predict, lambda state: (), asks=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from jaxtta import run
@@ -14,7 +15,7 @@ from jaxtta.benchmarks.configuration import configured, resolved
 from jaxtta.benchmarks.findings import write_report
 from jaxtta.benchmarks.gallery import Gallery
 from jaxtta.benchmarks.plan import NOTHING, Ready, ready
-from jaxtta.core import InputError, Method
+from jaxtta.core import InputError, Method, given
 from jaxtta.methods import METHODS
 from jaxtta.plans import Benchmark, Synthesis
 from jaxtta.runs import results
@@ -177,11 +178,12 @@ def _subject(
     """A method on a source, compiled; sources of one architecture and preprocessing share the program."""
     plan, loaded = checked.plan, checked.loaded[source]
     preprocessing = loaded.preprocessing
-    shape = repr((loaded.model.config, loaded.task, preprocessing.size, preprocessing.channels))
+    method = guarded(factory(loaded.model, loaded.task))
+    asked = jax.tree.map(np.shape, given(method, loaded.source).calibration)
+    shape = repr((loaded.model.config, loaded.task, preprocessing.size, preprocessing.channels, asked))
     if shape in programs:
         shared, cost = programs[shape]
         return Subject(loaded, shared.of(loaded.source), checked.steps[source], plan.batch), cost
-    method = guarded(factory(loaded.model, loaded.task))
     compiled = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh)
     subject = Subject(loaded, compiled, checked.steps[source], plan.batch)
     programs[shape] = (compiled, compile_cost(subject, factory))

@@ -16,7 +16,7 @@ from jaxtta.workflows.synthesize import synthesize
 
 CENTRES = ("birch", "cedar", "dogwood")
 CHECKPOINTS = {"released": "synthetic_fundus", "strong": "synthetic_fundus_strong"}  # by the recipe of their training
-METHODS = ("source", "batch_statistics", "tent", "grata")
+METHODS = ("source", "batch_statistics", "tent", "grata", "calibrated")
 
 
 def demo_checkpoint(recipe: str = "released") -> Path:
@@ -27,7 +27,7 @@ def demo_checkpoint(recipe: str = "released") -> Path:
 
 
 def demo(plan: Demo) -> dict[str, float]:
-    """Draws three centres, adapts to them under four methods, prints a table and writes pictures.
+    """Draws three centres, adapts to them under five methods, prints a table and writes pictures.
 
     Returns:
         The domain-equal mean Dice of each method, in percent.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtta import checkpoint, stablehlo
+from jaxtta.core import given
 from jaxtta.plans import Export
 from jaxtta.runs.files import check_free
 from jaxtta.runs.options import build_method, default_method
@@ -29,5 +30,11 @@ def export_method(plan: Export) -> dict[str, Any]:
     }
     images = jax.ShapeDtypeStruct(size, jnp.float32)
     return stablehlo.save(
-        plan.out, method, loaded.source, loaded.task, images, platforms=plan.platforms, provenance=provenance
+        plan.out,
+        method,
+        given(method, loaded.source),
+        loaded.task,
+        images,
+        platforms=plan.platforms,
+        provenance=provenance,
     )

@@ -1,6 +1,7 @@
 """What a source model is asked at its calibration: images with masks, as they are and changed, and what it says."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -110,31 +111,35 @@ def _items(loaded: Checkpoint, places: list[tuple[Case, int]], draws: int) -> li
     return items
 
 
-def _read(subject: Subject, items: list[Item]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of items, read ahead."""
-    loaded = subject.loaded
-    batch = inputs.batch_for(None, loaded.preprocessing)
+def _told(
+    subject: Subject, items: list[Item], ask: Callable[[np.ndarray, np.ndarray], Any], label: str, *, quiet: bool
+) -> Iterator[Any]:
+    """What `ask(images, labels)` says of every item, in order; two are asked at once, as one does not fill a CPU."""
+    loaded, batch = subject.loaded, inputs.batch_for(None, subject.loaded.preprocessing)
 
-    def read(item: Item) -> tuple[np.ndarray, np.ndarray]:
+    def one(item: Item) -> Any:
         sample = loaded.preprocessing.open(item.case, loaded.task, batch=batch)
         images = sample.inputs(item.step)
         if item.family != gate.HOME:
             images = shifts.shifted([subject.seed, item.image, item.draw], images, item.family, item.grade)
-        return images, _labels(sample, item.step).astype(np.int32)
+        return jax.device_get(ask(images, _labels(sample, item.step).astype(np.int32)))
 
-    for _, result in prefetch(read, items):
-        if isinstance(result, InputError):
-            raise result
-        yield result
+    bar = tqdm(total=len(subject.items), desc=label, unit="image", disable=quiet or None)
+    bar.update(len(subject.items) - len(items))
+    with bar:
+        for _, result in prefetch(one, items, workers=2, depth=2):
+            if isinstance(result, InputError):
+                raise result
+            bar.update()
+            yield result
 
 
 def home_of(subject: Subject, *, quiet: bool) -> Tree:
     """Centre and spread of the moments of the images as they are."""
-    loaded, unchanged = subject.loaded, [item for item in subject.items if item.family == gate.HOME]
-    moments = run.compiled_function(measure.moments_of(loaded.model, loaded.task))
-    bar = {"unit": "image", "leave": False, "disable": quiet or None}
-    reading = tqdm(_read(subject, unchanged), "looking at home", len(unchanged), **bar)
-    return evidence.at_home([jax.device_get(moments(loaded.source, images)) for images, _ in reading])
+    subject = subject._replace(items=[item for item in subject.items if item.family == gate.HOME])
+    moments = run.compiled_function(measure.moments_of(subject.loaded.model, subject.loaded.task))
+    ask = lambda images, _: moments(subject.loaded.source, images)  # noqa: E731
+    return evidence.at_home(list(_told(subject, subject.items, ask, "looking at home", quiet=quiet)))
 
 
 def measured(
@@ -151,11 +156,12 @@ def measured(
     state, done = (state, 0) if saved is None else (saved[0], saved[1]["done"])
     state = {name: np.array(values) for name, values in state.items()}
     compiled = run.compiled_function(measure.measurement(loaded.model, loaded.task, subject.names))
-    bar = tqdm(total=len(items), initial=done, desc="calibrating", unit="image", disable=quiet or None)
-    with folder.steps(), bar:
-        for row, (images, labels) in enumerate(_read(subject, items[done:]), start=done):
-            state["numbers"][row], state["dice"][row] = compiled(loaded.source, home, images, labels)
-            bar.update()
+    telling = _told(
+        subject, items[done:], functools.partial(compiled, loaded.source, home), "calibrating", quiet=quiet
+    )  # fmt: skip
+    with folder.steps():
+        for row, (numbers, dice) in enumerate(telling, start=done):
+            state["numbers"][row], state["dice"][row] = numbers, dice
             if folder.due():
                 folder.save(state, {"done": row + 1}, name=place)
     return state["numbers"], state["dice"]
