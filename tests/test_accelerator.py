@@ -114,6 +114,7 @@ def measured(out, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=900).stdout
 
 
+@pytest.mark.slow
 def test_a_part_and_its_report(tmp_path, capsys):
     said = measured(tmp_path, "--parts", "views", "--minutes", "5")
     record = read(tmp_path / "views.json")

@@ -12,7 +12,10 @@ from jaxtta.core import InputError
 from jaxtta.synthetic.phantoms import SITES, Phantom, Site, phantom
 
 COUNT = 6
-every_site = pytest.mark.parametrize("name", SITES)
+# Sites differ in numbers; of the others the volumes are drawn with -m slow.
+every_site = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "danube" else pytest.mark.slow) for name in SITES]
+)
 
 
 @functools.cache

@@ -16,7 +16,6 @@ from jaxtta.objectives import entropy, over_views
 
 SOURCE = "source"
 STEP = 5e-3
-FLIPS, TURNS = 4, 2  # views of a picture that are flips, itself among them, and that are quarter turns
 
 
 class Part(NamedTuple):
@@ -107,8 +106,10 @@ class Predictions(NamedTuple):
             at = bind(self.model, self.source, stats.blend(part.share) if part.share else stats.source())
             forward = at(self._stepped(at, part))
             if part.turns:  # two views more than the flips, which other arms ask for
-                flips = self._of(part._replace(turns=False))
-                self.known[part] = (FLIPS * flips + TURNS * self._mean(forward, swaps=True)) / (FLIPS + TURNS)
+                every = views.possible(self.task, self.images.ndim - 2)
+                quarter = sum(turn.swaps for turn in every) / len(every)
+                flips, turned = self._of(part._replace(turns=False)), self._mean(forward, swaps=True)
+                self.known[part] = (1 - quarter) * flips + quarter * turned
             elif part.flips:
                 self.known[part] = self._mean(forward, swaps=False)
             else:
