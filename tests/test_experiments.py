@@ -8,13 +8,16 @@ from PIL import Image
 from scans import scans
 
 from experiments import (
+    calibration,
     dimensional_collapse,
     hippocampus_shift,
     pretraining_cost,
     prostate_sites,
     step_cost,
 )
+from jaxtta.calibration import arms
 from jaxtta.core import InputError
+from jaxtta.runs import results
 
 pytest_plugins = ("command_line",)
 
@@ -95,3 +98,17 @@ def test_dimensional_collapse_compares_all_arms(tmp_path, capsys, as_a_user):
     assert capsys.readouterr().out == first
     with pytest.raises(InputError, match="--pretraining and --labelled go together"):
         dimensional_collapse.main(["--out", str(tmp_path), "--labelled", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_calibration_asks_the_quick_starts_sources(tmp_path, capsys, as_a_user, monkeypatch):
+    monkeypatch.setattr(calibration, "COUNT", 8)
+    monkeypatch.setattr(
+        arms, "ARMS", {name: arms.ARMS[name] for name in ("source", "flips", "step", "statistics_0.25")}
+    )
+    calibration.main(["--out", str(tmp_path / "out"), "--most", "4", "--methods", "calibrated", "tent"])
+    printed = capsys.readouterr().out
+    assert all(f"strong: {table}" in printed for table in ("arms", "without", "margins", "few_labels"))
+    rows = results.read_rows(tmp_path / "out" / "released_arms.csv")
+    assert len(rows) == 3 and all(row["images"] == 4 for row in rows)
+    assert "calibrated" in printed.split("tent")[0]
