@@ -192,7 +192,7 @@ def moco_learner(
         begun = encoder_of(model.init(key_model))
         if encoder is not None:
             begun = jax.tree.map(lambda ours, theirs: theirs if ours.shape == theirs.shape else ours, begun, encoder)
-        weights, batch_stats = copy(begun)
+        weights, batch_stats, _ = copy(begun)
         images = jax.ShapeDtypeStruct((1, *size, model.channels), batch["image"].dtype)
         channels = jax.eval_shape(encode, weights, batch_stats, images)[0].shape[-1]
         params = {"encoder": weights, "projector": initial_projector(key_projector, channels)}

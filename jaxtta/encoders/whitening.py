@@ -49,7 +49,7 @@ def folded(model: Model, source: Source) -> tuple[dict[str, Any], Source]:
     Returns:
         The configuration to `build` the ordinary network from, and its variables.
     """
-    params, batch_stats = source
+    params, batch_stats, _ = source
     leaves = zip(paths(batch_stats), jax.tree.leaves(batch_stats))
     for *parents, norm in [path[:-1] for path, leaf in leaves if path[-1] == "variance" and leaf.ndim == 3]:
         kernel = (*parents, norm.replace("norm", "conv"), "kernel")  # the norm of a number follows the conv of it

@@ -144,7 +144,7 @@ def tgma_learner(
     policy = stats.running()
 
     def init(key: Key, batch: Tree) -> MixtureState:
-        params, moments = (tuple(copy(part) for part in parts) for parts in zip(*sources))
+        params, moments = (tuple(copy(part) for part in parts) for parts in zip(*(source[:2] for source in sources)))
         omega = initial_weights(jnp.asarray(dtm, jax.tree.leaves(params)[0].dtype))
         return MixtureState(params, moments, omega, optimiser.init((params, omega)), jnp.zeros((), jnp.int32))
 
