@@ -83,10 +83,10 @@ class Fit(NamedTuple):
         folded: from the parameters that are trained to those of the network that is scored and saved.
         provenance: of the checkpoints.
         quiet: no progress bar.
-        afterwards: what to do with the best network and the cases that were kept aside, `(folder, cases) ->` what the
-            record says of it; None for nothing.
         least: steps of a row of the log at least: an epoch has few where there are few images, and to score and save
             the network after each would take longer than to train it.
+        afterwards: what to do with the best network and the cases that were kept aside, `(folder, cases) ->` what the
+            record says of it; None for nothing.
     """
 
     model: Model
@@ -98,8 +98,8 @@ class Fit(NamedTuple):
     folded: Callable[[Tree], Tree]
     provenance: dict[str, Any]
     quiet: bool
-    afterwards: Callable[[RunFolder, list[Case]], dict[str, Any]] | None = None
     least: int = 1
+    afterwards: Callable[[RunFolder, list[Case]], dict[str, Any]] | None = None
 
 
 def fit(

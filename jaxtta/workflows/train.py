@@ -76,7 +76,7 @@ def train_network(
 
     fitted = fitting.Fit(
         model, task, preprocessing, recipe, plan.validation, learner, lambda params: params, provenance, plan.quiet,
-        calibrated if plan.calibration else None,
+        afterwards=calibrated if plan.calibration else None,
     )  # fmt: skip
     return fitting.fit(fitted, cases, folder, identity=identity, reads=reads)
 
