@@ -152,3 +152,19 @@ def test_images_of_another_task_are_told_by_the_sources_dice(plain, home, tmp_pa
         jaxtta.calibrate(
             source=plain, images=alder / "images", masks=tmp_path / "masks", out=tmp_path / "out", draws=1, quiet=True
         )
+
+
+def test_a_training_calibrates_its_best_on_what_it_kept_aside(home, tmp_path, as_a_user):
+    images, masks = ([home / centre / kind for centre in ("alder", "dogwood")] for kind in ("images", "masks"))
+    plan = {
+        "images": images, "masks": masks, "mask_values": "fundus", "size": (32, 32), "heads": ("none",), "epochs": 1,
+        "architecture": "unet", "features": (4, 8), "optimiser": "adam", "validation": 0.5, "quiet": True,
+    }  # fmt: skip
+    record = jaxtta.train(**plan, out=tmp_path / "run")
+    assert record["calibration"]["rows"] == 8 * 46 and (tmp_path / "run" / "calibration" / "report.html").is_file()
+    assert checkpoint.load(tmp_path / "run" / "best").source.calibration
+    assert not checkpoint.load(tmp_path / "run" / "last").source.calibration
+    few = jaxtta.train(**plan | {"validation": 0.25}, out=tmp_path / "few")
+    assert "8 are needed" in few["calibration"]["skipped"]
+    without = jaxtta.train(**plan, calibration=False, out=tmp_path / "without")
+    assert "calibration" not in without and not checkpoint.load(tmp_path / "without" / "best").source.calibration
