@@ -65,7 +65,8 @@ def guarded(method: Method) -> Method:
         good = jnp.all(jnp.isfinite(images)) & finite((updated, output))
         # A selection for each leaf would have XLA fuse the test of all leaves into every one, and compile their square.
         kept = jax.lax.cond(good, lambda: updated, lambda: state)
-        logits = predicted(good, output.logits, source, kept, clean)
+        # Without a state there is none to go back to: the prediction again would be the same.
+        logits = predicted(good, output.logits, source, kept, clean) if jax.tree.leaves(state) else output.logits
         skipped = 1 - good.astype(jnp.float32)
         return kept, Output(logits, {**output.info, "skipped": skipped})
 

@@ -1,8 +1,11 @@
 """The arm that a source model's calibration chooses, image by image; the source where it knows nothing better."""
 
+import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxtta.calibration import arms, evidence, gate
 from jaxtta.core import Array, InputError, Key, Method, Output, Source, Task
@@ -58,12 +61,21 @@ def calibrated(model, task: Task) -> Method:
         probed = [predictions.of(parts) for parts in probes]
         numbers = evidence.numbers(task, evidence.distance(seen, known["home"]), plain, probed)
         choice = gate.choose(known["gate"], numbers)
-        names = (arms.SOURCE, *gate.arm_names(known))
+        return plain, taken(predictions, choice.arm, gate.arm_names(known)), choice
 
-        def of(name: str):
-            return lambda: predictions.apart().of(arms.ARMS[name])
-
-        return plain, jax.lax.switch(choice.arm + 1, [of(name) for name in names]), choice
+    def taken(predictions: arms.Predictions, arm: Array, names: tuple[str, ...]) -> Array:
+        """Probabilities of an arm. Its parts are computed and no others, and a part of several is compiled once."""
+        means = [arms.ARMS[name] for name in (arms.SOURCE, *names)]
+        parts = list(dict.fromkeys(part for mean in means for part in mean))
+        shares = np.array([[mean.count(part) / len(mean) for part in parts] for mean in means], np.float32)
+        of_arm, total = jnp.asarray(shares)[arm + 1], 0.0
+        for part, share in zip(parts, of_arm):
+            found = predictions.known.get(part)
+            if found is None:
+                compute = functools.partial(predictions.apart().of, (part,))
+                found = jax.lax.cond(share > 0, compute, lambda: jnp.zeros_like(predictions.known[arms.Part()]))
+            total += share.astype(found.dtype) * found
+        return total
 
     def step(key: Key, source: Source, state: CalibratedState, images: Array):
         plain, probabilities, choice = chosen(source, images)
