@@ -173,7 +173,7 @@ def test_images_without_masks_and_no_images(finetune, tmp_path):
 
 def test_an_encoder_is_no_source(finetune, tmp_path):
     made = checkpoint.load(source_model(tmp_path / "whole", heads=HEADS))
-    parts = [{"encoder": part["encoder1"]} for part in made.source]
+    parts = [{"encoder": part["encoder1"]} for part in made.source[:2]]
     checkpoint.save(
         tmp_path / "encoder", made.model, type(made.source)(*parts), made.task, made.preprocessing, provenance={}
     )

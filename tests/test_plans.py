@@ -12,6 +12,7 @@ import pytest
 
 import jaxtta
 from jaxtta import cli, plans
+from jaxtta.core import Source
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.errors import InputError
@@ -197,5 +198,6 @@ def test_a_method_is_its_file_and_a_line_of_the_registry(tmp_path):
 
 
 def test_the_defaults_that_name_something_are_known():
-    assert plans.Adaptation.method in METHODS
+    calibrated = Source({}, {}, {"gate": {}})
+    assert {options.default_method(source) for source in (Source({}, {}), calibrated)} <= set(METHODS)
     assert {PLANS[name].optimiser for name in ("train", "finetune", "rank")} <= set(options.OPTIMISERS)
