@@ -17,6 +17,7 @@ the training and the comparison of all methods are most.
 """
 
 import argparse
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def _listed(path: Path, folder: Path, domain: str) -> Path:
 
 def _trained(options: argparse.Namespace) -> tuple[dict[str, Path], list[Path], dict[str, Path]]:
     """A source of one domain of real images, the images that its training has not seen, and the other domains."""
-    rows = results.read_rows(options.data / "pairs.csv")
+    with open(options.data / "pairs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
     rows = [{**row, **{kind: str((options.data / row[kind]).resolve()) for kind in ("image", "mask")}} for row in rows]
     domains = {
         name: [row for row in rows if row["domain"] == name] for name in dict.fromkeys(r["domain"] for r in rows)
