@@ -131,6 +131,7 @@ def test_a_share_that_is_none_says_what_is_expected(name, value):
         diga(model, task, **{name: value})
 
 
+@pytest.mark.slow
 def test_prototypes_alone_agree_with_the_classifier_of_a_sure_source_and_follow_the_stream(optimised):
     """Cosines, or shares the wrong way round, lose this agreement or this pace."""
     model, task, source, images, labels = sure()

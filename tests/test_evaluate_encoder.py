@@ -79,6 +79,7 @@ def test_every_encoder_is_scored_by_both_protocols(evaluate, place, tmp_path):
     assert written["encoders"][FIRST] == checkpoint.load_manifest(place / FIRST)["sha256"]
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_goes_on_with_the_run_it_was_at(evaluate, place, tmp_path, monkeypatch):
     more, two = ("--seeds", 1, "--by", "linear", "finetune"), ("random", place / FIRST)
     succeeded(evaluate(*more, encoders=two, out=tmp_path / "whole"))

@@ -160,6 +160,7 @@ def test_sictta_with_neighbours_predicts_again_what_the_step_did():
         np.testing.assert_allclose(method.predict(source, state, image), output.logits, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sictta_takes_in_some_of_a_sure_source_and_lets_them_count(optimised):
     """The first until there are five or nearly so, then one in ten; contrast said nothing of a sure source."""
     model, task, source, images, labels = sure()

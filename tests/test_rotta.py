@@ -61,7 +61,9 @@ def hand_loss(task, logits, target):
     return -jnp.mean(jnp.sum(target * jax.nn.log_softmax(logits), axis=-1))
 
 
-@pytest.mark.parametrize(("dimensions", "activation"), [(2, "sigmoid"), (3, "softmax")])
+@pytest.mark.parametrize(
+    ("dimensions", "activation"), [(2, "sigmoid"), pytest.param(3, "softmax", marks=pytest.mark.slow)]
+)
 def test_two_steps_by_hand(dimensions, activation):
     """With a bank of one, where the image that comes again takes the place of the one that grew older."""
     model, task, source, space = toy(dimensions, activation)
