@@ -12,19 +12,8 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 COMMANDS = (
-    *(
-        "adapt",
-        "train",
-        "calibrate",
-        "finetune",
-        "rank",
-        "adapt_multi",
-        "benchmark",
-        "pretrain",
-        "evaluate_encoder",
-        "convert",
-    ),
-    *("export", "demo", "synthesize"),
+    *("adapt", "train", "calibrate", "finetune", "rank", "adapt_multi", "benchmark", "pretrain", "evaluate_encoder"),
+    *("convert", "export", "demo", "synthesize"),
 )
 MODULES = (
     *("benchmarks", "calibration", "checkpoint", "cli", "core", "data", "distributed", "encoders", "errors", "losses"),

@@ -15,7 +15,7 @@ from jaxtta.runs.files import write_text
 
 Rows = Sequence[Mapping[str, Any]]
 FIGURE = "gains.png"
-RECORDED = ("source", "images", "kind", "draws", "seed", "bad", "device", "versions", "started")
+RECORDED = ("source", "images", "kind", "changed", "seed", "bad", "device", "versions", "started")
 CHOSEN_NOTES = (
     "Source: its Dice in percent; chosen: what the gate's choice gains over it in Dice points, where it knows no other "
     "change of the image; harmed and gained: percent of images that lose or gain more than one point",
