@@ -29,6 +29,7 @@ from jaxtta.models.heads import FEATURES
 def ratio(model: Model, *, size: int, batch: int, queue: int, local: float, rounds: int) -> dict[str, float]:
     """Medians of the seconds of key pass, gradient and step, and what the step is of the sum of the others."""
     policy, source = stats.running(), encoder_of(model.init(jax.random.key(1)))
+    weights = source.params, source.batch_stats
     images = jax.random.uniform(jax.random.key(2), (batch, size, size, model.channels))
 
     def embedded(params: Tree, batch_stats: Tree, images: Array) -> Array:
@@ -48,7 +49,7 @@ def ratio(model: Model, *, size: int, batch: int, queue: int, local: float, roun
         state, info = step(key, state, {"image": images})
         return state, info
 
-    calls = {"key pass": lambda: passing(*source, images), "gradient": lambda: gradient(*source, images)}
+    calls = {"key pass": lambda: passing(*weights, images), "gradient": lambda: gradient(*weights, images)}
     median = medians(in_turn({**calls, "step": stepped}, rounds=rounds))
     return {**median, "step / both": median["step"] / (median["key pass"] + median["gradient"])}
 
