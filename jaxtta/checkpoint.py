@@ -26,7 +26,7 @@ from jaxtta.data import kinds
 from jaxtta.data.labels import check_labels
 from jaxtta.models import Model, build
 
-FORMAT = 1
+FORMAT = 2  # 1 called bias and var of a norm layer shift and variance
 MANIFEST = "manifest.json"
 TREE = "tree"
 
@@ -202,13 +202,15 @@ def load_state(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
     """Reads what `save_state` wrote into the structure of `like` (arrays or shapes).
 
     Raises:
-        CheckpointError: what `load_tree` raises, or a state whose shapes or dtypes are not those of `like`.
+        CheckpointError: what `load_tree` raises, or a state of an older format or whose shapes or dtypes are not those
+            of `like`.
     """
     leaves, manifest = load_tree(path)
     got, (want, structure) = list(leaves.values()), jax.tree.flatten(like)
-    if [(a.shape, a.dtype) for a in got] != [(a.shape, a.dtype) for a in want]:
+    if manifest["format"] != FORMAT or [(a.shape, a.dtype) for a in got] != [(a.shape, a.dtype) for a in want]:
         raise CheckpointError(
-            f"{path}: holds the state of another run; start anew in another folder, or with `overwrite`"
+            f"{path}: holds the state of another run or of another version of jaxtta; start anew in another folder, or "
+            "with `overwrite`"
         )
     return jax.tree.unflatten(structure, got), manifest
 
@@ -278,9 +280,19 @@ def load(path: Path, *, kind: str = "model") -> Checkpoint:
         raise CheckpointError(
             f"{path}: its manifest makes no sense ({reason}); restore the folder from its origin"
         ) from error
+    if manifest["format"] == 1:
+        tree = _renamed(tree, {"shift": "bias", "variance": "var"})
     source = Source(*(tree.get(name, {}) for name in Source._fields))
     _check_shapes(path, model, source, expected, manifest["kind"])
     return Checkpoint(model, source, task, preprocessing, manifest)
+
+
+def _renamed(tree: Tree, names: dict[str, str]) -> Tree:
+    return (
+        {names.get(name, name): _renamed(part, names) for name, part in tree.items()}
+        if isinstance(tree, dict)
+        else tree
+    )
 
 
 def _check_shapes(path: Path, model: Model, source: Source, expected: Source, kind: str) -> None:

@@ -21,7 +21,7 @@ from jaxtta.errors import InputError as InputError
 Array = jax.Array
 Key = jax.Array
 Tree = Any
-Select = Callable[[tuple[str, ...]], bool]
+Select = Callable[[tuple[str, ...], frozenset[str]], bool]  # of a parameter's path and the names in its layer
 
 
 class Moments(NamedTuple):
@@ -181,12 +181,12 @@ def paths(tree: Tree) -> list[tuple[str, ...]]:
     return [tuple(str(key.key) for key in path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
-def norm_affine(path: tuple[str, ...]) -> bool:
-    """Selects scale and shift of every norm layer, batch, instance and group norm alike."""
-    return path[-1] in ("scale", "shift")
+def norm_affine(path: tuple[str, ...], beside: frozenset[str]) -> bool:
+    """Selects scale and bias of every norm layer, whatever its kind: a layer is one if it has a scale."""
+    return path[-1] in ("scale", "bias") and "scale" in beside
 
 
-def everything(path: tuple[str, ...]) -> bool:
+def everything(path: tuple[str, ...], beside: frozenset[str]) -> bool:
     """Selects every parameter."""
     return True
 
@@ -194,7 +194,7 @@ def everything(path: tuple[str, ...]) -> bool:
 def matching(regex: str) -> Select:
     """Selects the parameters whose path, joined by '/', the regular expression finds."""
     pattern = re.compile(regex)
-    return lambda path: pattern.search("/".join(path)) is not None
+    return lambda path, beside: pattern.search("/".join(path)) is not None
 
 
 def partition(tree: Tree, select: Select) -> tuple[Tree, Tree]:
@@ -203,9 +203,11 @@ def partition(tree: Tree, select: Select) -> tuple[Tree, Tree]:
     Raises:
         InputError: nothing is selected; the message lists the paths there are.
     """
-    chosen = [select(path) for path in paths(tree)]
+    there = paths(tree)
+    beside = {layer: frozenset(path[-1] for path in there if path[:-1] == layer) for layer in {p[:-1] for p in there}}
+    chosen = [select(path, beside[path[:-1]]) for path in there]
     if not any(chosen):
-        names = ["/".join(path) for path in paths(tree)]
+        names = ["/".join(path) for path in there]
         raise InputError(f"the selection matches none of the {len(names)} parameters; they are: {', '.join(names)}")
     leaves, structure = jax.tree.flatten(tree)
     pick = [leaf if keep else None for leaf, keep in zip(leaves, chosen)]

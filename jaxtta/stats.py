@@ -142,13 +142,13 @@ def running(momentum: float = 0.1) -> Policy:
 
 
 def _is_layer(node: Tree) -> bool:
-    return isinstance(node, dict) and set(node) == {"mean", "variance"}
+    return isinstance(node, dict) and set(node) == {"mean", "var"}
 
 
 def initial_memory(policy: Policy, batch_stats: Tree) -> Tree:
     """The policy's memory for every norm layer of a source, a tree like `batch_stats` with one memory per layer."""
     return jax.tree.map(
-        lambda layer: {"memory": policy.init(Moments(layer["mean"], layer["variance"], 1))},
+        lambda layer: {"memory": policy.init(Moments(layer["mean"], layer["var"], 1))},
         batch_stats,
         is_leaf=_is_layer,
     )
@@ -157,7 +157,7 @@ def initial_memory(policy: Policy, batch_stats: Tree) -> Tree:
 def remembered(memory: Tree, batch_stats: Tree) -> Tree:
     """The batch statistics that the memory of `running` holds, a tree like `batch_stats`."""
     return jax.tree.map(
-        lambda layer, kept: {"mean": kept["memory"].mean, "variance": kept["memory"].variance},
+        lambda layer, kept: {"mean": kept["memory"].mean, "var": kept["memory"].variance},
         batch_stats,
         memory,
         is_leaf=_is_layer,

@@ -16,8 +16,7 @@ from jaxtta.core import InputError, Source, Tree, paths
 from jaxtta.models import HEADS, Model, build
 
 LEAVES = {
-    "kernel": "weight", "scale": "weight", "shift": "bias", "bias": "bias", "mean": "running_mean",
-    "variance": "running_var",
+    "kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var",
 }  # fmt: skip
 HEAD_NAMES = {"reconstruction": "recon", "denoising": "denoise", "super_resolution": "supres"}
 SUPER_RESOLUTION = {"conv1": "0", "conv2": "2", "output": "4"}

@@ -22,8 +22,8 @@ def test_matrix_and_score_are_the_releases():
         target_scale, target_shift, scale, shift = (jnp.asarray(GOLDENS[f"ac_corr/{name}"]) for name in names)
         matrix = collaboration(target_scale, target_shift, scale, shift)
         np.testing.assert_allclose(matrix, GOLDENS["ac_corr/matrix"], rtol=1e-9, atol=1e-12)
-        params = {"norm": {"scale": target_scale, "shift": target_shift}}
-        got = ac_corr(params, {"norm": {"scale": scale, "shift": shift}})
+        params = {"norm": {"scale": target_scale, "bias": target_shift}}
+        got = ac_corr(params, {"norm": {"scale": scale, "bias": shift}})
         np.testing.assert_allclose(got.mean, GOLDENS["ac_corr/value"], rtol=1e-9)
         np.testing.assert_allclose(got.per_channel, GOLDENS["ac_corr/value"] / 7, rtol=1e-9)
 
@@ -35,7 +35,7 @@ def test_the_model_is_the_mean_of_its_layers(dimensions):
     got = ac_corr(made.source.params, source, select=everything)
     assert len(got.layers) == sum(path[-1].key == "scale" for path, _ in jax.tree_util.tree_leaves_with_path(source))
     own, theirs = (params["encoder2"]["norm1"] for params in (made.source.params, source))
-    matrix = collaboration(own["scale"], own["shift"], theirs["scale"], theirs["shift"])
+    matrix = collaboration(own["scale"], own["bias"], theirs["scale"], theirs["bias"])
     assert float(got.layers["encoder2/norm1"]) == pytest.approx(float(matrix.sum()), rel=1e-6)
     assert got.channels["encoder2/norm1"] == 8 and got.channels["encoder1/norm2"] == 4
     assert float(got.mean) == pytest.approx(np.mean([float(v) for v in got.layers.values()]), rel=1e-6)
@@ -75,9 +75,9 @@ def test_it_grows_as_channels_go_astray():
     """A channel that has left its own source channel keeps those it is nearer to: more of its row is summed."""
     rng = np.random.default_rng(0)
     scale, shift = np.ones(32, np.float32), np.float32(rng.normal(size=32))
-    source = {"norm": {"scale": jnp.asarray(scale), "shift": jnp.asarray(shift)}}
+    source = {"norm": {"scale": jnp.asarray(scale), "bias": jnp.asarray(shift)}}
     near, far = (
-        {"norm": {"scale": jnp.asarray(scale), "shift": jnp.asarray(shift + np.float32(d * rng.normal(size=32)))}}
+        {"norm": {"scale": jnp.asarray(scale), "bias": jnp.asarray(shift + np.float32(d * rng.normal(size=32)))}}
         for d in (0.01, 1.0)
     )
     values = [float(ac_corr(params, source).mean) for params in (source, near, far)]

@@ -33,12 +33,12 @@ def golden(space, temperature):
 
 
 def affines(case, suffix=""):
-    return {"scale": case[f"weight{suffix}"], "shift": case[f"bias{suffix}"]}
+    return {"scale": case[f"weight{suffix}"], "bias": case[f"bias{suffix}"]}
 
 
 def layer(case, policy, temperature):
     """`(affines, images) -> (output, memory)` of the one norm layer, with AC-Norm's parameters."""
-    moments = {"mean": case["running_mean"], "variance": case["running_var"]}
+    moments = {"mean": case["running_mean"], "var": case["running_var"]}
 
     def apply(target, images):
         variables = {"params": collaborated(target, affines(case), temperature=temperature), "batch_stats": moments}
@@ -62,7 +62,7 @@ def test_outputs_gradients_and_running_statistics_are_the_releases(in_float64, s
     np.testing.assert_allclose(memory.variance, case["running_var_after_one_train_call"], **close)
     gradient = jax.grad(lambda t, x: jnp.sum(training(t, x)[0] * case["cotangent"]), argnums=(0, 1))(target, images)
     np.testing.assert_allclose(gradient[0]["scale"], case["grad_weight_target"], **close)
-    np.testing.assert_allclose(gradient[0]["shift"], case["grad_bias_target"], **close)
+    np.testing.assert_allclose(gradient[0]["bias"], case["grad_bias_target"], **close)
     np.testing.assert_allclose(gradient[1], case["grad_input"], **close)
 
 
@@ -101,7 +101,7 @@ def with_two_norms(source_params, params, batch_stats):
         own, theirs, moments = params, source_params, batch_stats
         for part in context.module.path:
             own, theirs, moments = own[part], theirs[part], moments[part]
-        matrix = collaboration(own["scale"], own["shift"], theirs["scale"], theirs["shift"])
+        matrix = collaboration(own["scale"], own["bias"], theirs["scale"], theirs["bias"])
         mixed = {name: matrix @ own[name] for name in own}
         variables = {"params": mixed, "batch_stats": moments}
         second, _ = Norm(stats.source(), parent=None).apply(variables, *arguments, mutable=["memory"])
@@ -141,11 +141,11 @@ def test_the_matrix_keeps_what_is_at_least_the_diagonal():
 
 
 def test_it_is_finite_where_affines_are_zero():
-    nothing = {"norm": {"scale": jnp.zeros(4), "shift": jnp.zeros(4)}}
-    ones = {"norm": {"scale": jnp.ones(4), "shift": jnp.zeros(4)}}
+    nothing = {"norm": {"scale": jnp.zeros(4), "bias": jnp.zeros(4)}}
+    ones = {"norm": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}}
     assert_trees_close(collaborated(nothing, nothing), nothing)
     # All channels alike: each takes a quarter of each.
-    assert_trees_close(collaborated(ones, ones), {"norm": {"scale": jnp.full(4, 2.0), "shift": jnp.zeros(4)}})
+    assert_trees_close(collaborated(ones, ones), {"norm": {"scale": jnp.full(4, 2.0), "bias": jnp.zeros(4)}})
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -170,7 +170,7 @@ def test_no_gradient_flows_through_the_matrix_or_to_the_source():
 
     own, theirs = jax.grad(total, argnums=(0, 1))(norms, source)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(theirs))
-    matrix = collaboration(*(t["encoder1"]["norm1"][k] for t in (norms, source) for k in ("scale", "shift")))
+    matrix = collaboration(*(t["encoder1"]["norm1"][k] for t in (norms, source) for k in ("scale", "bias")))
     np.testing.assert_allclose(own["encoder1"]["norm1"]["scale"], 1 + matrix.sum(0), rtol=1e-6)
 
 
@@ -196,7 +196,7 @@ def beside(channels, size):
         return jnp.sum(jnp.square(y))
 
     rng = np.random.default_rng(0)
-    own, theirs = ({k: np.float32(rng.normal(size=channels)) for k in ("scale", "shift")} for _ in range(2))
+    own, theirs = ({k: np.float32(rng.normal(size=channels)) for k in ("scale", "bias")} for _ in range(2))
     kernel = np.float32(rng.normal(size=(3, 3, channels, channels)))
     images = np.asarray(pictures(1, size, size, channels))
     calls = [(mixed, 0, (own, theirs)), (convolved, (0, 1), (kernel, images))]

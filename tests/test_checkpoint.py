@@ -88,10 +88,10 @@ def test_variables_come_back_bit_for_bit(tmp_path, config, dtype):
 def test_values_that_are_no_ordinary_numbers_come_back(tmp_path):
     model, source = drawn(UNET)
     odd = np.array([np.nan, -0.0, np.inf, 1e-45], np.float32)
-    source.params["encoder1"]["norm1"]["shift"] = odd
+    source.params["encoder1"]["norm1"]["bias"] = odd
     checkpoint.save(tmp_path / "model", model, source, TASK, PREPROCESSING, provenance={})
     loaded = checkpoint.load(tmp_path / "model").source
-    assert loaded.params["encoder1"]["norm1"]["shift"].tobytes() == odd.tobytes()
+    assert loaded.params["encoder1"]["norm1"]["bias"].tobytes() == odd.tobytes()
 
 
 def test_arrays_of_jax_are_saved_and_a_relative_path_serves(tmp_path, monkeypatch):
@@ -366,3 +366,23 @@ def test_the_rest_of_a_killed_save_is_no_obstacle(tmp_path, monkeypatch):
     _, source = save(tmp_path / "model")
     assert_identical(checkpoint.load(tmp_path / "model").source, source)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_checkpoint_of_the_first_format_loads_under_the_names_of_today(tmp_path):
+    old = {"bias": "shift", "var": "variance"}
+
+    def renamed(tree):
+        if not isinstance(tree, dict):
+            return tree
+        names = old if "scale" in tree or "var" in tree else {}
+        return {names.get(name, name): renamed(part) for name, part in tree.items()}
+
+    _, source = save(tmp_path / "new")
+    trees = {"params": renamed(source.params), "batch_stats": renamed(source.batch_stats)}
+    assert "shift" in trees["params"]["encoder1"]["norm1"] and "bias" in trees["params"]["segmentation"]
+    checkpoint.save_tree(tmp_path / "old", trees, checkpoint.load_manifest(tmp_path / "new"))
+    path = tmp_path / "old" / checkpoint.MANIFEST
+    manifest = json.loads(path.read_text())
+    new = checkpoint.load_manifest(tmp_path / "new")
+    path.write_text(json.dumps(new | {name: manifest[name] for name in ("sha256", "leaves", "files")} | {"format": 1}))
+    assert_identical(checkpoint.load(tmp_path / "old").source, source)

@@ -21,15 +21,15 @@ from jaxtta.core import (
 )
 
 TREE = {
-    "encoder": {"norm": {"scale": jnp.ones(2), "shift": jnp.zeros(2)}, "conv": {"kernel": jnp.full((3, 2), 2.0)}},
+    "encoder": {"norm": {"scale": jnp.ones(2), "bias": jnp.zeros(2)}, "conv": {"kernel": jnp.full((3, 2), 2.0)}},
     "head": {"bias": jnp.full(1, 3.0)},
 }
-NAMES = ["encoder/conv/kernel", "encoder/norm/scale", "encoder/norm/shift", "head/bias"]
+NAMES = ["encoder/conv/kernel", "encoder/norm/bias", "encoder/norm/scale", "head/bias"]
 SELECTIONS = {
     "norm affines": (norm_affine, NAMES[1:3]),
     "everything": (everything, NAMES),
     "a folder": (matching("^encoder/"), NAMES[:3]),
-    "a regular expression": (matching("(kernel|bias)$"), [NAMES[0], NAMES[3]]),
+    "a regular expression": (matching("(kernel|scale)$"), [NAMES[0], NAMES[2]]),
 }
 LABELS = np.array([[0, 1, 2], [2, 0, 1]])
 

@@ -69,7 +69,7 @@ def test_resunet34_is_the_size_of_the_released_network():
 
 def test_fresh_norms_change_nothing_and_fresh_kernels_are_random():
     source = build({"architecture": "unet", "classes": 2, "features": (4,)}).init(jax.random.key(0))
-    starts = {"scale": 1, "shift": 0, "mean": 0, "variance": 1, "bias": 0}
+    starts = {"scale": 1, "bias": 0, "mean": 0, "var": 1}
     for tree in source:
         for path, leaf in zip(paths(tree), jax.tree.leaves(tree)):
             assert leaf.dtype == jnp.float32
@@ -170,7 +170,7 @@ def test_norms_equal_numpy(kind, groups, shape):
     images = pictures(*shape) * 3 + 1
     scale, shift = pictures(8, seed=1), pictures(8, seed=2)
     variables = norm.init(jax.random.key(0), images)
-    variables = {**variables, "params": {"scale": scale, "shift": shift}}
+    variables = {**variables, "params": {"scale": scale, "bias": shift}}
     got, _ = norm.apply(variables, images, mutable=["memory"])
     x = np.asarray(images, np.float64)
     if kind == "batch":

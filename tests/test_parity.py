@@ -94,7 +94,7 @@ def by_torch_name(tree):
 
 def torch_name(path):
     *modules, leaf = path
-    leaf = {"scale": "weight", "shift": "bias"}[leaf]
+    leaf = {"scale": "weight", "bias": "bias"}[leaf]
     match modules:
         case ["encoder", "stem_norm"]:
             return f"res.bn1.{leaf}"
@@ -378,7 +378,7 @@ def hand_step(auxiliary, pseudo, source, data, rate):
     def gradient(name, params):
         loss, tree = jax.value_and_grad(lambda params: hand_loss(name, network(params), data))(params)
         return loss, jax.tree_util.tree_map_with_path(
-            lambda path, g: g if path[-1].key in ("scale", "shift") else jnp.zeros_like(g), tree
+            lambda path, g: g if "norm" in path[-2].key else jnp.zeros_like(g), tree
         )
 
     def flat(tree):

@@ -168,7 +168,7 @@ def test_another_seed_is_another_encoder_and_whitening_leaves_no_trace(pretrain,
     assert list(table(tmp_path / "run", "training.csv")[0])[:3] == ["epoch", "loss", "global"]
     loaded = checkpoint.load(tmp_path / "run" / "last", kind="encoder")
     assert "whitening" not in loaded.model.config and record(tmp_path / "run")["model"]["whitening"] == 1
-    assert loaded.source.batch_stats["encoder2"]["norm2"]["variance"].shape == (8,)
+    assert loaded.source.batch_stats["encoder2"]["norm2"]["var"].shape == (8,)
     succeeded(pretrain("--whiten", "--seed", 2, "--local", 0, "--independent", out=tmp_path / "other"))
     name = "params/encoder1/conv1/kernel"
     assert not np.array_equal(leaves(tmp_path / "run" / "last")[name], leaves(tmp_path / "other" / "last")[name])

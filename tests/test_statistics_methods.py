@@ -46,8 +46,8 @@ def image_statistics(model, variables, images):
 def normalised(x, policy):
     """A norm layer of scale 2, shift 1 and the source moments 0 and 1."""
     channels = x.shape[-1]
-    params = {"scale": jnp.full(channels, 2, x.dtype), "shift": jnp.ones(channels, x.dtype)}
-    source = {"mean": jnp.zeros(channels, x.dtype), "variance": jnp.ones(channels, x.dtype)}
+    params = {"scale": jnp.full(channels, 2, x.dtype), "bias": jnp.ones(channels, x.dtype)}
+    source = {"mean": jnp.zeros(channels, x.dtype), "var": jnp.ones(channels, x.dtype)}
     return Norm(policy).apply({"params": params, "batch_stats": source}, x, mutable=["memory"])[0]
 
 
@@ -84,8 +84,8 @@ def test_medbn_normalises_every_layer_so_and_differs_from_the_mean(subject):
 
 def test_whitening_keeps_its_mean_under_the_median():
     x = pictures(2, 5, 5, 4)
-    params = {"scale": jnp.ones(4), "shift": jnp.zeros(4)}
-    source = {"mean": jnp.zeros(4), "variance": jnp.stack([jnp.eye(2)] * 2)}
+    params = {"scale": jnp.ones(4), "bias": jnp.zeros(4)}
+    source = {"mean": jnp.zeros(4), "var": jnp.stack([jnp.eye(2)] * 2)}
     image, median = (
         Norm(policy, kind="whitening", groups=2).apply(
             {"params": params, "batch_stats": source}, x, mutable=["memory"]

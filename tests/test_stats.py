@@ -127,7 +127,7 @@ def test_first_and_second_derivatives_are_those_of_the_plain_formula(kind, axes)
         moved = jnp.asarray([0.5, 2.0]), jnp.asarray([0.3, -1.0])
 
         def ours(scale, shift, x):
-            own = {**variables, "params": {"scale": scale, "shift": shift}}
+            own = {**variables, "params": {"scale": scale, "bias": shift}}
             return jnp.vdot(weights, norm.apply(own, x, mutable=["memory"])[0] ** 2)
 
         def expected(scale, shift, x):

@@ -52,7 +52,7 @@ def without_heads(weights):
 
 
 def leaf(source, path):
-    tree = source.batch_stats if path.split("/")[-1] in ("mean", "variance") else source.params
+    tree = source.batch_stats if path.split("/")[-1] in ("mean", "var") else source.params
     for key in path.split("/"):
         tree = tree[key]
     return tree
@@ -94,20 +94,20 @@ CONVOLUTION, DOUBLING, DENSE, VECTOR = (2, 3, 1, 0), (2, 3, 0, 1), (1, 0), (0,)
     [
         ("encoder/stem/kernel", "res.conv1.weight", CONVOLUTION),
         ("encoder/stem_norm/scale", "res.bn1.weight", VECTOR),
-        ("encoder/stem_norm/variance", "res.bn1.running_var", VECTOR),
+        ("encoder/stem_norm/var", "res.bn1.running_var", VECTOR),
         ("encoder/stage2_block1/projection/kernel", "res.layer2.0.downsample.0.weight", CONVOLUTION),
         ("encoder/stage2_block1/projection_norm/mean", "res.layer2.0.downsample.1.running_mean", VECTOR),
         ("encoder/stage3_block6/conv2/kernel", "res.layer3.5.conv2.weight", CONVOLUTION),
-        ("encoder/stage3_block6/norm2/shift", "res.layer3.5.bn2.bias", VECTOR),
+        ("encoder/stage3_block6/norm2/bias", "res.layer3.5.bn2.bias", VECTOR),
         ("decoder1/up/kernel", "up1.tr_conv.weight", DOUBLING),
         ("decoder1/up/bias", "up1.tr_conv.bias", VECTOR),
         ("decoder4/skip/kernel", "up4.x_conv.weight", CONVOLUTION),
         ("decoder4/norm/scale", "up4.bn.weight", VECTOR),
         ("decoder5/kernel", "up5.weight", DOUBLING),
-        ("decoder5_norm/shift", "bnout.bias", VECTOR),
+        ("decoder5_norm/bias", "bnout.bias", VECTOR),
         ("segmentation/kernel", "seg_head.weight", CONVOLUTION),
         ("reconstruction/block1/conv/kernel", "recon1.conv.weight", CONVOLUTION),
-        ("denoising/block4/norm/variance", "denoise4.bn.running_var", VECTOR),
+        ("denoising/block4/norm/var", "denoise4.bn.running_var", VECTOR),
         ("denoising/output/bias", "denoise_head.bias", VECTOR),
         ("super_resolution/conv1/kernel", "supres_head.0.weight", CONVOLUTION),
         ("super_resolution/output/kernel", "supres_head.4.weight", CONVOLUTION),

@@ -274,7 +274,7 @@ def test_a_torchvision_resnet_is_an_encoder_to_train_from(command, place, tmp_pa
     got = checkpoint.load(run / "best").source
     stem = got.params["encoder"]["stem"]["kernel"]
     np.testing.assert_array_equal(stem, arrays["conv1.weight"].transpose(2, 3, 1, 0))
-    deep = got.batch_stats["encoder"]["stage4_block1"]["projection_norm"]["variance"]
+    deep = got.batch_stats["encoder"]["stage4_block1"]["projection_norm"]["var"]
     np.testing.assert_array_equal(deep, arrays["layer4.0.downsample.1.running_var"])
     assert np.isfinite(got.params["decoder1"]["up"]["kernel"]).all()
 

@@ -72,8 +72,8 @@ def network(name, groups=2, dtype=None):
     model = build({**CONFIGS[name], "whitening": groups})
     params, batch_stats, _ = random_source(model)
     layer = at(batch_stats, LAST[name])
-    factor = np.random.default_rng(1).standard_normal(layer["variance"].shape)
-    layer["variance"] = factor @ factor.swapaxes(-1, -2) / factor.shape[-1] + 0.1 * np.eye(factor.shape[-1])
+    factor = np.random.default_rng(1).standard_normal(layer["var"].shape)
+    layer["var"] = factor @ factor.swapaxes(-1, -2) / factor.shape[-1] + 0.1 * np.eye(factor.shape[-1])
     cast = functools.partial(jnp.asarray, dtype=dtype or jnp.float32)
     return model, jax.tree.map(cast, Source(params, batch_stats))
 
@@ -119,7 +119,7 @@ def test_the_gradient_of_the_layer_is_that_of_finite_differences(m):
         moments = layer.init(jax.random.key(0), x)["batch_stats"]
 
         def output(x, scale, shift):
-            variables = {"params": {"scale": scale, "shift": shift}, "batch_stats": moments}
+            variables = {"params": {"scale": scale, "bias": shift}, "batch_stats": moments}
             return jnp.sin(layer.apply(variables, x, mutable=["memory"])[0])
 
         check_grads(output, (x, scale, shift), order=1, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-7)
@@ -203,11 +203,11 @@ def test_the_layer_equals_numpy_with_every_policy(policy, groups, shape):
     layer, n = whitening_layer(groups, POLICIES[policy]), 6 // groups
     images = pictures(*shape) * 3 + 1
     variables = layer.init(jax.random.key(0), images)
-    np.testing.assert_array_equal(variables["batch_stats"]["variance"], np.broadcast_to(np.eye(n), (groups, n, n)))
+    np.testing.assert_array_equal(variables["batch_stats"]["var"], np.broadcast_to(np.eye(n), (groups, n, n)))
     scale, shift, source_mean = pictures(6, seed=1), pictures(6, seed=2), pictures(6, seed=3)
     source_covariance = np.stack([symmetric(np.linspace(0.5, 2, n), seed=g) for g in range(groups)])
-    moments = {"mean": source_mean, "variance": jnp.asarray(source_covariance, jnp.float32)}
-    given = {"params": {"scale": scale, "shift": shift}, "batch_stats": moments}
+    moments = {"mean": source_mean, "var": jnp.asarray(source_covariance, jnp.float32)}
+    given = {"params": {"scale": scale, "bias": shift}, "batch_stats": moments}
     got, changed = layer.apply(given, images, mutable=["memory"])
 
     x = np.asarray(images, np.float64).reshape(-1, 6)
@@ -242,7 +242,7 @@ def test_the_last_norm_of_the_encoder_whitens_and_no_other_variable_changes(name
     model = build({**CONFIGS[name], "whitening": 2})
     white = jax.eval_shape(model.init, jax.random.key(0))
     assert jax.tree.structure(white) == jax.tree.structure(plain)
-    place = (*LAST[name], "variance")
+    place = (*LAST[name], "var")
     different = [
         (path, a.shape, b.shape)
         for path, a, b in zip(paths(plain.batch_stats), *map(jax.tree.leaves, (plain.batch_stats, white.batch_stats)))
@@ -258,9 +258,7 @@ def test_the_last_norm_of_the_encoder_whitens_and_no_other_variable_changes(name
 
 def test_a_fresh_covariance_is_the_identity():
     source = build({**CONFIGS["unet"], "whitening": 2}).init(jax.random.key(0))
-    np.testing.assert_array_equal(
-        at(source.batch_stats, LAST["unet"])["variance"], np.broadcast_to(np.eye(4), (2, 4, 4))
-    )
+    np.testing.assert_array_equal(at(source.batch_stats, LAST["unet"])["var"], np.broadcast_to(np.eye(4), (2, 4, 4)))
 
 
 @pytest.mark.parametrize(

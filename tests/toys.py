@@ -39,10 +39,9 @@ def random_source(model, seed=0):
     rng = np.random.default_rng(seed)
     ranges = {
         "scale": (0.8, 1.2),
-        "shift": (-0.2, 0.2),
         "bias": (-0.2, 0.2),
         "mean": (-0.3, 0.3),
-        "variance": (0.5, 1.5),
+        "var": (0.5, 1.5),
     }
 
     def draw(path, leaf):

@@ -51,13 +51,13 @@ def folded(model: Model, source: Source) -> tuple[dict[str, Any], Source]:
     """
     params, batch_stats, _ = source
     leaves = zip(paths(batch_stats), jax.tree.leaves(batch_stats))
-    for *parents, norm in [path[:-1] for path, leaf in leaves if path[-1] == "variance" and leaf.ndim == 3]:
+    for *parents, norm in [path[:-1] for path, leaf in leaves if path[-1] == "var" and leaf.ndim == 3]:
         kernel = (*parents, norm.replace("norm", "conv"), "kernel")  # the norm of a number follows the conv of it
         moments = _at(batch_stats, (*parents, norm))
-        matrix = whitening_matrix_here(moments["variance"])
+        matrix = whitening_matrix_here(moments["var"])
         mean = whitened(moments["mean"], matrix)
         params = _replaced(params, kernel, whitened(_at(params, kernel), matrix))
-        after = {"mean": mean, "variance": jnp.full_like(mean, 1 - EPSILON)}
+        after = {"mean": mean, "var": jnp.full_like(mean, 1 - EPSILON)}
         batch_stats = _replaced(batch_stats, (*parents, norm), after)
     config = {key: value for key, value in model.config.items() if key != "whitening"}
     return config, Source(params, batch_stats)

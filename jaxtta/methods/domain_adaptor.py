@@ -138,8 +138,8 @@ def transformed(params: Any, memory: Any) -> Any:
     if isinstance(memory.get("memory"), Mixture):
         (image, mixed, _) = memory["memory"]
         factor = params["scale"] * jax.lax.rsqrt(mixed.variance + EPSILON)
-        shift = params["shift"] + factor * (image.mean - mixed.mean)
-        return {**params, "scale": factor * jnp.sqrt(image.variance + EPSILON), "shift": shift}
+        shift = params["bias"] + factor * (image.mean - mixed.mean)
+        return {**params, "scale": factor * jnp.sqrt(image.variance + EPSILON), "bias": shift}
     return {name: transformed(part, memory[name]) if name in memory else part for name, part in params.items()}
 
 

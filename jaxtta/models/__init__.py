@@ -111,10 +111,10 @@ def _initial(shapes: Tree, drawn: list[Array]) -> Tree:
     for path, shape, normal in zip(paths(shapes), jax.tree.leaves(shapes), drawn):
         if path[-1] == "kernel":
             leaves.append(math.sqrt(2 / math.prod(shape.shape[:-1])) * normal.reshape(shape.shape))
-        elif path[-1] == "variance" and len(shape.shape) == 3:
+        elif path[-1] == "var" and len(shape.shape) == 3:
             leaves.append(identity_like(shape))
         else:
-            leaves.append(jnp.full(shape.shape, 1.0 if path[-1] in ("scale", "variance") else 0.0, shape.dtype))
+            leaves.append(jnp.full(shape.shape, 1.0 if path[-1] in ("scale", "var") else 0.0, shape.dtype))
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 

@@ -53,7 +53,7 @@ class Norm(nn.Module):
         if self.is_mutable_collection(MOMENTS) and not self.is_initializing():  # asked for
             self.put_variable(MOMENTS, "input", stats.measured(x)[:2])
         scale = self.param("scale", nn.initializers.ones, (channels,), precise)
-        shift = self.param("shift", nn.initializers.zeros, (channels,), precise)
+        shift = self.param("bias", nn.initializers.zeros, (channels,), precise)
         if self.kind == "batch":
             mean, variance, _ = self._mixed(self.policy.measure(x))
         elif self.kind == "whitening":
@@ -71,7 +71,7 @@ class Norm(nn.Module):
     def _mixed(self, image: Moments) -> Moments:
         mean = self.variable("batch_stats", "mean", jnp.zeros_like, image.mean)
         unit = jnp.ones_like if image.variance.ndim == 1 else identity_like
-        variance = self.variable("batch_stats", "variance", unit, image.variance)
+        variance = self.variable("batch_stats", "var", unit, image.variance)
         source = Moments(mean.value, variance.value, 1)
         memory = self.variable("memory", "memory", self.policy.init, source)
         moments, after = self.policy.mix(image, source, memory.value)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxtta.core import Array, InputError, Select, Tree
-from jaxtta.transfer.ac_norm import collaboration, is_norm
+from jaxtta.transfer.ac_norm import AFFINE, collaboration, is_norm
 
 
 class Correlation(NamedTuple):
@@ -42,7 +42,9 @@ def ac_corr(params: Tree, source_params: Tree, *, select: Select | None = None) 
         InputError: no norm layer is selected.
     """
     pairs = _layers(params, source_params, ())
-    chosen = {"/".join(path): pair for path, pair in pairs.items() if select is None or select((*path, "scale"))}
+    chosen = {
+        "/".join(path): pair for path, pair in pairs.items() if select is None or select((*path, "scale"), AFFINE)
+    }
     if not chosen:
         names = ", ".join("/".join(path) for path in pairs) or "(none)"
         raise InputError(f"the selection matches none of the {len(pairs)} norm layers; they are: {names}")
@@ -66,7 +68,7 @@ def _deepest(layers: dict[str, tuple[Tree, Tree]]) -> str:
 def _layers(params: Tree, source_params: Tree, path: tuple[str, ...]) -> dict[tuple[str, ...], tuple[Tree, Tree]]:
     """The affines of every norm layer and those of the source, by the layer's path."""
     if is_norm(params):
-        return {path: ({k: params[k] for k in ("scale", "shift")}, {k: source_params[k] for k in ("scale", "shift")})}
+        return {path: ({k: params[k] for k in ("scale", "bias")}, {k: source_params[k] for k in ("scale", "bias")})}
     found = {}
     for key, part in params.items():
         if isinstance(part, dict):

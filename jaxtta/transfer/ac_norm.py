@@ -17,6 +17,7 @@ from jaxtta.core import Array, InputError, Tree
 from jaxtta.models import Model
 
 EPSILON = 1e-5
+AFFINE = frozenset({"scale", "bias"})  # of a norm layer
 MOMENTUM = 0.1
 
 
@@ -58,12 +59,12 @@ def collaborated(params: Tree, source_params: Tree, *, temperature: float = 1.0)
         A tree like `params`; other leaves are as they were.
     """
     if is_norm(params):
-        scale, shift = params["scale"], params["shift"]
-        source = source_params["scale"], source_params["shift"]
+        scale, shift = params["scale"], params["bias"]
+        source = source_params["scale"], source_params["bias"]
         matrix = collaboration(scale, shift, *source, temperature=temperature)
         # As exact as the affines themselves, whatever the device takes for a product.
         mixed = jnp.matmul(matrix, jnp.stack([scale, shift], axis=1), precision=jax.lax.Precision.HIGHEST)
-        return {"scale": scale + mixed[:, 0], "shift": shift + mixed[:, 1]}
+        return {"scale": scale + mixed[:, 0], "bias": shift + mixed[:, 1]}
     if not isinstance(params, dict):
         return params
     return {
@@ -74,7 +75,7 @@ def collaborated(params: Tree, source_params: Tree, *, temperature: float = 1.0)
 
 def is_norm(node: Tree) -> bool:
     """Whether a node of a parameter tree is a norm layer."""
-    return isinstance(node, dict) and set(node) == {"scale", "shift"}
+    return isinstance(node, dict) and set(node) == AFFINE
 
 
 def running(*, doubled: bool = False) -> stats.Policy:
