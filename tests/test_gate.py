@@ -77,14 +77,14 @@ def test_what_is_audited_knows_neither_the_family_nor_the_image():
     assert gate.audits(rows, fitted)[0].gained == 0
 
 
-def test_the_verdict_keeps_the_arms_in_use_and_says_what_they_do():
+def test_the_verdict_keeps_the_arms_in_use_and_those_that_they_are_made_of():
     rows, far = measured(hurts=-1.0)
-    names = ["source", "far", "near", "never"]
+    names = ["source", "mean_low", "statistics_1", "flips"]  # helps far from home, never, harms but costs no more
     dice = np.stack([rows.dice, *(rows.dice + gains for gains in rows.gains.values()), rows.dice - 5], axis=1)
     grade = np.where(rows.family == gate.HOME, "", "mild")
     family = np.where(rows.family == gate.MIXED, "mixed", rows.family)
     known, found = verdict.gated(rows.numbers, dice, names, rows.image, family, grade)
-    assert set(known["gate"]["gains"]) == {"far"} and set(found["in_use"]) == {"source", "far"}
+    assert set(known["gate"]["gains"]) == {"mean_low", "flips"} and set(found["in_use"]) == {"source", "mean_low"}
     assert found["rows"] == len(far) and found["harmed"] == 0
     assert found["changes"][0]["change"] == gate.HOME and found["changes"][0]["gain"] == pytest.approx(0, abs=0.1)
     assert all(one["gain"] > 0.5 for one in found["changes"][1:])

@@ -9,9 +9,14 @@ from jaxtta.calibration import arms, evidence
 from jaxtta.core import Array, Source, Task, Tree
 
 
-def moments_of(model: Any, task: Task) -> Callable[[Source, Array], Tree]:
-    """`(source, images) -> moments` of what each norm layer is given."""
-    return lambda source, images: evidence.looked_at(model, source, task, images)[1]
+def glance(model: Any, task: Task) -> Callable[[Source, Array, Array], tuple[Tree, Array]]:
+    """`(source, images, labels) -> (moments, Dice)`: of what each norm layer is given, and of the source in percent."""
+
+    def glanced(source: Source, images: Array, labels: Array) -> tuple[Tree, Array]:
+        plain, seen = evidence.looked_at(model, source, task, images)
+        return seen, evidence.dice(task, plain, labels)
+
+    return glanced
 
 
 def measurement(model: Any, task: Task, names: Sequence[str]) -> Callable[..., tuple[Array, Array]]:

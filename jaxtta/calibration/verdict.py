@@ -38,7 +38,9 @@ def gated(
     found = gate.audits(rows, fitted)
     fitted = fitted | {"margin": np.float32(gate.least_margin(found))}
     often = {name: count / len(dice) for name, count in gate.in_use(rows, fitted).items()}
-    kept = [name for name in gains if often[name] >= UNUSED] or [max(gains, key=lambda name: gains[name].mean())]
+    used = [name for name in gains if often[name] >= UNUSED] or [max(gains, key=lambda name: gains[name].mean())]
+    computed = {arms.Part(), *(part for name in used for part in arms.ARMS[name])}
+    kept = [name for name in gains if computed.issuperset(arms.ARMS[name])]  # the others of these cost no more
     fitted = fitted | {"gains": {name: fitted["gains"][name] for name in kept}}
     rows = rows._replace(gains={name: gains[name] for name in kept})
     chosen = gate.chosen(rows, fitted)
@@ -52,7 +54,7 @@ def gated(
         "margin": float(fitted["margin"]),
         "gain": 0.0 if audit is None else audit.gain, "harmed": 0 if audit is None else audit.harmed,
         "gained": 0 if audit is None else audit.gained, "bound": 0.0 if audit is None else audit.bound,
-        "rows": len(dice), "in_use": {name: round(often[name], 4) for name in (arms.SOURCE, *kept)},
+        "rows": len(dice), "in_use": {name: round(often[name], 4) for name in (arms.SOURCE, *used)},
         "changes": by_change, "margins": [one._asdict() for one in found],
     }  # fmt: skip
 

@@ -39,27 +39,36 @@ def calibrate(plan: Calibration, folder: RunFolder) -> dict[str, Any]:
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
         "changed": len(subject.items), "seed": plan.seed, "arms": subject.names,
     }  # fmt: skip
+    home, dice = home_of(subject, quiet=plan.quiet)
+    if not plan.target and dice < POOR:
+        raise InputError(
+            f"{plan.images[0]}: the source model has a Dice of {dice:.1f} % on these images; give images and masks of "
+            "its own domain and task"
+        )
     images = [str(path) for path in plan.images or plan.target]
     told = {"source": str(plan.source), "images": images, "bad": checked.bad}
     if not folder.begin(identity, [plan.source, *checked.files], scratch=[STATE], **told):
         return folder.record
-    found, known = asked(subject, folder, out=folder.out, target=bool(plan.target), quiet=plan.quiet)
-    if not plan.target and found["dice"] < POOR:
-        raise InputError(
-            f"{plan.images[0]}: the source model has a Dice of {found['dice']:.1f} % on these images; give images and "
-            "masks of its own domain and task"
-        )
+    found, known = asked(subject, home, folder, out=folder.out, target=bool(plan.target), quiet=plan.quiet)
     save(folder.out, subject, known, found, images, among_others=True)
     return folder.finish(**found)
 
 
 def asked(
-    subject: Subject, folder: RunFolder, *, out: Path, target: bool = False, quiet: bool = False, place: str = STATE
+    subject: Subject,
+    home: Tree,
+    folder: RunFolder,
+    *,
+    out: Path,
+    target: bool = False,
+    quiet: bool = False,
+    place: str = STATE,
 ) -> tuple[dict[str, Any], Tree]:
     """Measures every item and writes table and report into `out`; what is said of it, and what the method has to know.
 
     Args:
         subject: what is calibrated.
+        home: `home_of` it.
         folder: of the run, which what was measured is saved in every now and then.
         out: folder of the table and the report.
         target: whether one arm is to be chosen for all images like these.
@@ -67,7 +76,6 @@ def asked(
         place: name of the saved state in the folder.
     """
     items, names = subject.items, subject.names
-    home = home_of(subject, quiet=quiet)
     numbers, dice = measured(subject, home, folder, quiet=quiet, place=place)
     rows = table(subject, numbers, dice)
     results.write_rows(out / TABLE, rows)
@@ -98,7 +106,8 @@ def calibrate_best(folder: RunFolder, cases: list[Case], *, seed: int, quiet: bo
     subject = subject_of(loaded, cases, draws=None, seed=seed)
     out = folder.out / "calibration"
     out.mkdir(exist_ok=True)
-    found, known = asked(subject, folder, out=out, quiet=quiet, place=f"{STATE}/calibration")
+    home, _ = home_of(subject, quiet=quiet)
+    found, known = asked(subject, home, folder, out=out, quiet=quiet, place=f"{STATE}/calibration")
     save(folder.out / BEST, subject, known, found, [f"{case.domain}/{case.name}" for case in cases])
     return found
 

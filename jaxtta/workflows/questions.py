@@ -134,12 +134,13 @@ def _told(
             yield result
 
 
-def home_of(subject: Subject, *, quiet: bool) -> Tree:
-    """Centre and spread of the moments of the images as they are."""
+def home_of(subject: Subject, *, quiet: bool) -> tuple[Tree, float]:
+    """Of the images as they are, centre and spread of the moments, and the source's mean Dice in percent."""
     subject = subject._replace(items=[item for item in subject.items if item.family == gate.HOME])
-    moments = run.compiled_function(measure.moments_of(subject.loaded.model, subject.loaded.task))
-    ask = lambda images, _: moments(subject.loaded.source, images)  # noqa: E731
-    return evidence.at_home(list(_told(subject, subject.items, ask, "looking at home", quiet=quiet)))
+    glance = run.compiled_function(measure.glance(subject.loaded.model, subject.loaded.task))
+    ask = functools.partial(glance, subject.loaded.source)
+    seen, dice = zip(*_told(subject, subject.items, ask, "looking at home", quiet=quiet))
+    return evidence.at_home(seen), float(np.mean(dice))
 
 
 def measured(
