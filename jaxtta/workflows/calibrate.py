@@ -40,8 +40,8 @@ def calibrate(plan: Calibration, folder: RunFolder) -> dict[str, Any]:
         "changed": len(subject.items), "seed": plan.seed, "arms": subject.names,
     }  # fmt: skip
     images = [str(path) for path in plan.images or plan.target]
-    told = {"source": str(plan.source), "images": images, "bad": checked.bad}
-    if not folder.begin(identity, [plan.source, *checked.files], scratch=[STATE], **told):
+    told = {"source": str(loaded.path), "images": images, "bad": checked.bad}
+    if not folder.begin(identity, [loaded.path, *checked.files], scratch=[STATE], **told):
         return folder.record
     found, known = asked(subject, folder, out=folder.out, target=bool(plan.target), quiet=plan.quiet)
     if not plan.target and found["dice"] < POOR:
