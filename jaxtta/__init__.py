@@ -18,10 +18,11 @@ COMMANDS = (
 MODULES = (
     *("benchmarks", "calibration", "checkpoint", "cli", "core", "data", "distributed", "encoders", "errors", "losses"),
     *("methods", "metrics", "models", "objectives", "plans", "plots", "resize", "run", "runs", "schedule"),
-    *("segmentation", "stablehlo", "stats", "style", "synthetic", "torch_import", "transfer", "views", "workflows"),
-    "wrappers",
+    *("segmentation", "stablehlo", "stats", "stored_tree", "style", "synthetic", "torch_import", "transfer", "views"),
+    *("workflows", "wrappers"),
 )
-__all__ = [*COMMANDS, *MODULES]
+FUNCTIONS = {name: "jaxtta.models.flax_modules" for name in ("from_linen", "from_nnx", "from_function")}
+__all__ = [*COMMANDS, *MODULES, *FUNCTIONS]
 
 
 def __getattr__(name: str):
@@ -29,6 +30,8 @@ def __getattr__(name: str):
         value = import_module("jaxtta.plans").function_of(name)
     elif name in MODULES:
         value = import_module(f"jaxtta.{name}")
+    elif name in FUNCTIONS:
+        value = getattr(import_module(FUNCTIONS[name]), name)
     else:
         raise AttributeError(f"module 'jaxtta' has no attribute {name!r}")
     globals()[name] = value

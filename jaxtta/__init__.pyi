@@ -27,6 +27,7 @@ from jaxtta import schedule as schedule
 from jaxtta import segmentation as segmentation
 from jaxtta import stablehlo as stablehlo
 from jaxtta import stats as stats
+from jaxtta import stored_tree as stored_tree
 from jaxtta import style as style
 from jaxtta import synthetic as synthetic
 from jaxtta import torch_import as torch_import
@@ -34,10 +35,14 @@ from jaxtta import transfer as transfer
 from jaxtta import views as views
 from jaxtta import workflows as workflows
 from jaxtta import wrappers as wrappers
+from jaxtta.models.flax_modules import from_function as from_function
+from jaxtta.models.flax_modules import from_linen as from_linen
+from jaxtta.models.flax_modules import from_nnx as from_nnx
 
 __version__: str
 COMMANDS: tuple[str, ...]
 MODULES: tuple[str, ...]
+FUNCTIONS: dict[str, str]
 
 _Fields = ParamSpec("_Fields")
 _Plan = TypeVar("_Plan", contravariant=True)

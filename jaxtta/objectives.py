@@ -1,8 +1,9 @@
 """The six self-supervised objectives, each usable as auxiliary and as pseudo objective.
 
 A factory takes the task and gives an objective `(key, forward, images) -> loss`, a scalar. `forward(images, heads=...)`
-is the network with the parameters in question, `{head: logits}`; images are `[batch, *space, channels]` in [0, 1]. What
-is drawn at random (the style, the noise, the rotation) is a keyword, so that a fixed draw can be given.
+is the network with the parameters in question, `{head: logits}`; images are `[batch, *space, channels]`, in [0, 1] for
+those that restore the image by a head. What is drawn at random (the style, the noise, the rotation) is a keyword, so
+that a fixed draw can be given.
 
 Reference:
     Chen, Ye, Pan, Xia, "Gradient Alignment Improves Test-Time Adaptation for Medical Image Segmentation", AAAI 2025.
@@ -100,14 +101,15 @@ def teacher(task: Task, forward: Forward, images: Array) -> Array:
 def consistency(task: Task, *, style: views.View = strong_style) -> Objective:
     """Cross entropy of the strongly styled image's prediction against the mean prediction over the geometric views.
 
-    The teacher is made with the same parameters and has no gradient; the styled image is re-scaled to [0, 1] per image.
+    The teacher is made with the same parameters and has no gradient; the styled image has the range of the image, each
+    by itself (`views.in_own_range`).
     A sigmoid task takes the binary cross entropy of every channel, mean over all; a softmax task the categorical one,
     mean over pixels.
     """
 
     def objective(key: Key, forward: Forward, images: Array) -> Array:
         target = teacher(task, forward, images)
-        styled = jax.lax.stop_gradient(views.rescale(style(key, images)))
+        styled = jax.lax.stop_gradient(views.in_own_range(style)(key, images))
         logits = forward(styled)["segmentation"]
         if task.activation == "sigmoid":
             return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, target))

@@ -7,7 +7,8 @@ change that is not drawn needs no branch. `draw_style` draws the numbers, `apply
 `strong_style` does both.
 
 Images are `[batch, *space, channels]`, meant to be in [0, 1]. Nothing is clipped to that range at the end: brightness
-and noise leave it, and who needs it rescales (`jaxtta.views.rescale`). The dtype of the images is kept.
+and noise leave it, and who needs the image's own range takes `jaxtta.views.in_own_range`. The dtype of the images is
+kept.
 
 Contrast, gamma and blur have other definitions elsewhere, on purpose. `jaxtta.data.appearance` changes training images
 on the host, where no change has to be exact at 1; `jaxtta.encoders.slice_views` takes one number for all channels and

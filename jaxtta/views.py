@@ -1,4 +1,4 @@
-"""Views of an image: the geometric ones with their inverses, noise, and the rescaling to [0, 1].
+"""Views of an image: the geometric ones with their inverses, noise, and the rescaling to [0, 1] and back.
 
 A view is a function of a key and images. A geometric view needs no key and carries its inverse, so that what the
 network says about the view can be mapped back. Arrays are `[batch, height, width, channels]` with any number of
@@ -97,6 +97,23 @@ def rescale(images: Array) -> Array:
     varied = extent > float(jnp.finfo(images.dtype).tiny) ** 0.5
     # Both branches of a where are differentiated: the divisor is made safe before the division, not after it.
     return jnp.where(varied, (images - lowest) / jnp.where(varied, extent, 1.0), 0.0)
+
+
+def in_own_range(view: View) -> View:
+    """The view, made of each image as if it spanned [0, 1], and brought to the range that the image has.
+
+        lowest + (highest − lowest) · rescale(view(rescale(x))),  over all pixels and channels of an image
+
+    So it is the same view whatever numbers a network takes images in: in 0 .. 1, whole or in part, or standardised to
+    mean 0. Of an image that spans [0, 1] exactly it is `rescale(view(x))`. A constant image stays as it is.
+    """
+
+    def within(key: Key, images: Array) -> Array:
+        axes = tuple(range(1, images.ndim))
+        lowest, highest = jnp.min(images, axes, keepdims=True), jnp.max(images, axes, keepdims=True)
+        return lowest + (highest - lowest) * rescale(view(key, rescale(images)))
+
+    return within
 
 
 def gaussian_noise(scale: float) -> View:

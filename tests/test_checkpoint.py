@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtta import checkpoint, stats
+from jaxtta import checkpoint, stats, stored_tree
 from jaxtta.checkpoint import CheckpointError
 from jaxtta.core import InputError, Source, Task
 from jaxtta.data.preprocessing import Preprocessing
@@ -158,7 +158,7 @@ def test_the_digest_sees_values_names_dtypes_and_shapes():
 
 def data_files(folder):
     """The files of the tree, the largest first."""
-    files = [path for path in (folder / checkpoint.TREE).rglob("*") if path.is_file() and path.stat().st_size]
+    files = [path for path in (folder / stored_tree.TREE).rglob("*") if path.is_file() and path.stat().st_size]
     return sorted(files, key=lambda path: (-path.stat().st_size, str(path)))
 
 
@@ -315,7 +315,7 @@ def failing(*arguments, **options):
 
 
 def break_orbax(monkeypatch):
-    monkeypatch.setattr(checkpoint.ocp, "save", failing)
+    monkeypatch.setattr(stored_tree.ocp, "save", failing)
 
 
 def break_manifest(monkeypatch):
@@ -359,8 +359,8 @@ def test_provenance_that_json_cannot_hold_leaves_what_was(folder):
 def test_the_rest_of_a_killed_save_is_no_obstacle(tmp_path, monkeypatch):
     """In a container every run may have the same process number."""
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.shutil, "rmtree", lambda *arguments, **options: None)
-        patch.setattr(checkpoint.ocp, "save", failing)
+        patch.setattr(stored_tree.shutil, "rmtree", lambda *arguments, **options: None)
+        patch.setattr(stored_tree.ocp, "save", failing)
         with pytest.raises(OSError, match="no space left"):
             save(tmp_path / "model")
     _, source = save(tmp_path / "model")

@@ -21,6 +21,7 @@ LAYERS = (
     {"errors"},
     {"plans"},
     {"core"},
+    {"stored_tree"},
     {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "data", "synthetic"},
     {"losses", "objectives", "models"},
     {"calibration"},

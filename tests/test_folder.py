@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxtta import checkpoint
+from jaxtta import stored_tree
 from jaxtta.core import InputError
 from jaxtta.runs import folder as run_folder
 from jaxtta.runs.files import write_text
@@ -64,7 +64,7 @@ def dying(patch, after):
         return call
 
     changes = [(Path, name) for name in ("write_text", "mkdir", "rename", "unlink")]
-    for owner, name in [*changes, (os, "replace"), (shutil, "rmtree"), (checkpoint.ocp, "save")]:
+    for owner, name in [*changes, (os, "replace"), (shutil, "rmtree"), (stored_tree.ocp, "save")]:
         patch.setattr(owner, name, limited(getattr(owner, name)))
 
 

@@ -192,7 +192,7 @@ def test_the_teacher_has_no_gradient():
 
 @pytest.mark.parametrize("activation", TASKS)
 def test_consistency_is_the_cross_entropy_of_the_rescaled_styled_image(activation):
-    task, images = TASKS[activation], pictures(2, 6, 6, 3)
+    task, images = TASKS[activation], views.rescale(pictures(2, 6, 6, 3))
 
     def style(key, images):
         return 5 * images**2 - 1

@@ -306,6 +306,8 @@ def small_source():
 def small_data(batch, height, width, labels):
     rng = np.random.default_rng(1)
     images, strong, noise = rng.random((3, batch, height, width, 3))
+    least, most = (edge(images, axis=(1, 2, 3), keepdims=True) for edge in (np.min, np.max))
+    images = (images - least) / (most - least)  # as networks are given them
     data = {"images": images, "strong": 3 * strong - 1, "noise": images + 0.1 * noise, "rotation": np.array(labels)}
     return as_type(data, jnp.float64)
 

@@ -148,7 +148,7 @@ def test_a_manifest_without_a_kind_is_of_pictures():
 
 
 @pytest.mark.parametrize("arguments", [
-    {"size": (0, 5)}, {"size": 512}, {"size": (5, 5, 5)}, {"size": (5.0, 5)}, {"size": (5, 5), "channels": 2},
+    {"size": (0, 5)}, {"size": 512}, {"size": (5, 5, 5)}, {"size": (5.0, 5)}, {"size": (5, 5), "channels": 0},
     {"size": (5, 5), "mask_values": "optic"}, {"size": (5, 5), "mask_values": (0,)},
     {"size": (5, 5), "mask_values": (0, 0)}, {"size": (5, 5), "mask_values": (0, -1)},
     {"size": (5, 5), "mask_values": (0, 0.5)},

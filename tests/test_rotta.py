@@ -67,7 +67,7 @@ def hand_loss(task, logits, target):
 def test_two_steps_by_hand(dimensions, activation):
     """With a bank of one, where the image that comes again takes the place of the one that grew older."""
     model, task, source, space = toy(dimensions, activation)
-    first = pictures(1, *space, model.channels)
+    first = views.rescale(pictures(1, *space, model.channels))
     images = [first, first]
     options = {"bank": 1, "batch": 2, "teacher_rate": 0.1, "optimiser": optax.sgd(RATE)}
     states, outputs = along(rotta(model, task, **options), source, images)

@@ -1,7 +1,8 @@
 """Simulated changes of acquisition: families of one kind each, in three grades, that a source model is asked about.
 
-Nothing moves, so the masks stay. What is changed are images as the network takes them, in [0, 1]; each comes back in
-the range that it had. A family is named after what an acquisition differs in:
+Nothing moves, so the masks stay. What is changed are images as the network takes them, in [0, 1], or, where a network
+takes others, as if they were; each comes back in the range that it had. A family is named after what an acquisition
+differs in:
 
     light        uneven illumination, the shading of a lens, the bias field of a coil
     tone         exposure, offset, contrast, gamma: another curve from what is there to grey values
@@ -67,14 +68,18 @@ def shifted(seed: list[int], images: np.ndarray, family: str, grade: str) -> np.
 
     Args:
         seed: of what is drawn; the same for each image, as they are of one case.
-        images: `[batch, *space, channels]`, float32 in [0, 1].
+        images: `[batch, *space, channels]`, float32; if they are not in [0, 1], what spans all of them is taken for it.
         family: in `KINDS`.
         grade: in `RANGES`.
 
     Returns:
-        The same shape, float32 in [0, 1].
+        The same shape, float32, in the range of the images given.
     """
-    return np.stack([_changed(np.random.default_rng(seed), image, family, grade) for image in images])
+    lowest, highest = images.min(), images.max()
+    if lowest >= 0 and highest <= 1:
+        return np.stack([_changed(np.random.default_rng(seed), image, family, grade) for image in images])
+    span = max(highest - lowest, np.float32(1e-6))
+    return lowest + span * shifted(seed, np.clip((images - lowest) / span, 0, 1), family, grade)
 
 
 def _changed(rng: np.random.Generator, image: np.ndarray, family: str, grade: str) -> np.ndarray:

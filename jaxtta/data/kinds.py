@@ -11,9 +11,14 @@ Kind = Preprocessing | VolumePreprocessing
 KINDS = {kind.kind: kind for kind in (Preprocessing, VolumePreprocessing)}
 
 
+LATER = {"image": {"intensity": "minmax"}}
+"""Entries that manifests did not always have, by the kind, with what they stand for where they are absent."""
+
+
 def to_dict(preprocessing: Kind) -> dict[str, Any]:
-    """Plain values for a manifest."""
-    values = dataclasses.asdict(preprocessing)
+    """Plain values for a manifest; without a later entry that has the value it stands for."""
+    later = LATER.get(preprocessing.kind, {})
+    values = {k: v for k, v in dataclasses.asdict(preprocessing).items() if k not in later or v != later[k]}
     return {"kind": preprocessing.kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
 
 
@@ -27,6 +32,7 @@ def from_dict(values: dict[str, Any]) -> Kind:
     name = values.pop("kind", "image")
     if name not in KINDS:
         raise InputError(f"preprocessing is of the kind {name!r}; this jaxtta knows {', '.join(KINDS)}")
+    values = LATER.get(name, {}) | values
     known = [field.name for field in dataclasses.fields(KINDS[name])]
     if set(values) != set(known):
         raise InputError(f"preprocessing has the entries {', '.join(sorted(values))}; expected {', '.join(known)}")

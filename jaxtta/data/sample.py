@@ -67,7 +67,7 @@ class Sample(abc.ABC):
 
     @abc.abstractmethod
     def prepared(self, number: int) -> np.ndarray:
-        """A block on the working grid, `[*working, channels]`, float32 in [0, 1]."""
+        """A block on the working grid, `[*working, channels]`, float32, in the range that its network takes."""
 
     @abc.abstractmethod
     def prepared_labels(self, number: int) -> np.ndarray:
@@ -111,7 +111,7 @@ class Sample(abc.ABC):
         return [divmod((first + i) % count, len(self.places)) for i in range(self.batch)]
 
     def inputs(self, step: int) -> np.ndarray:
-        """What a step is given, `[batch, *window, channels]`, float32 in [0, 1]."""
+        """What a step is given, `[batch, *window, channels]`, float32, in the range that its network takes."""
         return np.stack([cut(self.block(block), self.places[p], self.window) for block, p in self.pieces(step)])
 
     def unpadded(self, block: np.ndarray) -> np.ndarray:

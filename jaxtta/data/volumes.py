@@ -14,11 +14,11 @@ import numpy as np
 from jaxtta.core import InputError, Task
 from jaxtta.data import formats, images, labels, overlays
 from jaxtta.data.cases import Case
+from jaxtta.data.intensity import scheme as intensity_scheme
 from jaxtta.data.resample import resample, resample_labels, shape_at
 from jaxtta.data.sample import Assembly, Sample
 
 AXES = ("axial", "coronal", "sagittal")
-SCHEMES = "minmax, percentile:LOW,HIGH, window:LOW,HIGH or zscore"
 DEVIATIONS = 4.0  # of a z-score, from which on values are cut off
 MOST_VALUES = 2**24  # from which on a volume's range is taken over evenly spaced voxels
 SHOWN = 5  # slices of a volume in its picture
@@ -65,7 +65,7 @@ class VolumePreprocessing:
                     f"spacing is {self.spacing!r}; expected {len(self.size)} positive numbers of millimetres"
                 )
             object.__setattr__(self, "spacing", tuple(float(mm) for mm in self.spacing))
-        _scheme(self.intensity)
+        intensity_scheme(self.intensity)
         object.__setattr__(self, "size", tuple(self.size))
         object.__setattr__(self, "mask_values", labels.mask_values(self.mask_values))
 
@@ -216,32 +216,13 @@ def _enlarged(channels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack(planes, axis=-1)
 
 
-def _scheme(text: Any) -> tuple[str, tuple[float, ...]]:
-    """The name and the numbers of an intensity scheme.
-
-    Raises:
-        InputError: there is none like it.
-    """
-    name, _, rest = str(text).partition(":")
-    try:
-        numbers = tuple(float(part) for part in rest.split(",")) if rest else ()
-    except ValueError:
-        numbers = None
-    paired = numbers is not None and len(numbers) == 2 and -np.inf < numbers[0] < numbers[1] < np.inf
-    plain = numbers == () and name in ("minmax", "zscore")
-    within = name == "window" or (name == "percentile" and paired and numbers[0] >= 0 and numbers[1] <= 100)
-    if not (plain or (paired and within)):
-        raise InputError(f"intensity is {text!r}; expected {SCHEMES}, LOW below HIGH")
-    return name, numbers
-
-
 def _limits(path: Any, volume: formats.Volume, intensity: str) -> list[tuple[float, float]]:
     """`(low, high)` of each modality, in the file's units.
 
     Raises:
         InputError: a modality is constant.
     """
-    name, numbers = _scheme(intensity)
+    name, numbers = intensity_scheme(intensity)
     limits = []
     for channel in range(volume.array.shape[-1]):
         stored = volume.array[..., channel]

@@ -33,8 +33,8 @@ def memo(
         statistics of batch norm: (16 · source + image) / 17, of means and of variances
 
     Augmentations are the geometric views that show possible anatomy, the image itself among them, each in a strong
-    style of its own draw and scaled to [0, 1]. Each is a forward pass with statistics of its own, and all are computed
-    side by side, in about six times TENT's memory.
+    style of its own draw and in the range of the image. Each is a forward pass with statistics of its own, and all are
+    computed side by side, in about six times TENT's memory.
 
     Adapts: all parameters (`select`), for one image: the next starts from the source again, so that several updates on
         an image (`repeat`) are not more than the last of them. Any kind of norm: batch, instance and group norm alike.
@@ -81,9 +81,9 @@ def memo(
 
 def _augmented(key: Key, task: Task, images: Array) -> list[tuple[views.Geometric, Array]]:
     """Every possible view, in a style of its own, with what leads back."""
-    turns = views.possible(task, images.ndim - 2)
+    turns, restyled = views.possible(task, images.ndim - 2), views.in_own_range(strong_style)
     keys = jax.random.split(key, len(turns))
-    return [(turn, turn.apply(views.rescale(strong_style(k, images)))) for turn, k in zip(turns, keys)]
+    return [(turn, turn.apply(restyled(k, images))) for turn, k in zip(turns, keys)]
 
 
 def _marginal(task: Task, forward: Forward, shown: list[tuple[views.Geometric, Array]]) -> Array:

@@ -127,7 +127,7 @@ def rotta(
         places = balanced_bank.drawn(draw_key, state.bank, batch)
         shown, weights = state.bank.images[places], 1 - balanced_bank.timeliness(state.bank)[places]
         logits, teacher_stats = trained(source, state.teacher, shown)
-        target, styled = task.probabilities(logits), views.rescale(strong_style(style_key, shown))
+        target, styled = task.probabilities(logits), views.in_own_range(strong_style)(style_key, shown)
 
         def loss_of(adapted: Tree) -> tuple[Array, Tree]:
             logits, after = trained(source, state.student._replace(adapted=adapted), styled)

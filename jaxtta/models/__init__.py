@@ -12,6 +12,7 @@ from jaxtta import stats as statistics
 from jaxtta.core import Array, InputError, Key, Source, Tree, paths
 from jaxtta.models.heads import FEATURES, HEADS, PIXELS
 from jaxtta.models.layers import MOMENTS, NORMS
+from jaxtta.models.padding import cropped, padded
 from jaxtta.models.resunet import BLOCKS, ResUNet
 from jaxtta.models.unet import UNet
 from jaxtta.models.whitening import identity_like
@@ -32,12 +33,14 @@ class Model(NamedTuple):
             nested dictionary whose leaves are `{"input": (mean, variance)}`. `deepest` is a function of the deepest
             map, put between encoder and heads: they, and `"features"`, see what it returns.
         init: `(key) -> Source`, random weights in float32.
-        config: what `build` made it from; JSON can hold it.
+        config: what `build` made it from, or what is known of a network of one's own; JSON can hold it.
         heads: the heads it has.
-        stride: the factor by which its deepest map is smaller than the image.
+        stride: the factor by which its deepest map is smaller than the image; of a network of one's own, what its
+            images are padded to a multiple of.
         dimensions: spatial dimensions.
         channels: channels of its images.
-        norm: kind of its norm layers, `"batch"`, `"instance"` or `"group"`.
+        norm: kind of its norm layers, `"batch"` (if any is), `"instance"`, `"group"` or `"layer"`; `"none"` of a
+            network whose norm layers, if there are some, cannot be reached: no statistics policy is asked.
     """
 
     apply: Callable[..., tuple[dict[str, Array], Tree]]
@@ -73,17 +76,13 @@ def build(config: dict[str, Any]) -> Model:
         deepest: Callable[[Array], Array] | None = None,
     ):
         require_heads(module.heads, tuple(head for head in heads if head not in (FEATURES, PIXELS, MOMENTS)))
-        space = images.shape[1:-1]
-        extra = [-n % module.stride for n in space]
-        if any(extra):
-            images = jnp.pad(images, [(0, 0), *((0, e) for e in extra), (0, 0)], mode="edge")
+        space, images = images.shape[1:-1], padded(images, module.stride)
         network = module.clone(policy=stats)
         mutable = ["memory", *([MOMENTS] if MOMENTS in heads else [])]
         outputs, changed = network.apply(variables, images, heads=heads, deepest=deepest, mutable=mutable)
-        padded = images.shape[1:-1]
-        cropped = {head: x if head == FEATURES else _crop(x, space, padded) for head, x in outputs.items()}
-        cropped |= {MOMENTS: changed[MOMENTS]} if MOMENTS in heads else {}
-        return cropped, changed.get("memory", {})
+        outputs = cropped(outputs, space, padded=images.shape[1:-1])
+        outputs |= {MOMENTS: changed[MOMENTS]} if MOMENTS in heads else {}
+        return outputs, changed.get("memory", {})
 
     def init(key: Key) -> Source:
         images = jnp.zeros((1, *(module.stride,) * module.dimensions, module.channels), jnp.float32)
@@ -130,18 +129,16 @@ def require_heads(present: tuple[str, ...], wanted: tuple[str, ...]) -> None:
 
 def require_batch_norm(model: Model, method: str) -> None:
     """Raises InputError when a method that chooses the statistics of batch norm is given a network without it."""
+    if model.norm == "none":
+        raise InputError(
+            f"{method} changes the statistics of batch norm, but the source model has none that can be reached; choose "
+            "source (no update), memo or cotta (adapt every parameter), or give a module with norm layers of Flax"
+        )
     if model.norm != "batch":
         raise InputError(
             f"{method} changes the statistics of batch norm, but the source model has {model.norm} norm, which always "
             "uses the statistics of the image itself; choose source (no update), tent or grata (adapt scale and shift)"
         )
-
-
-def _crop(output: Array, space: tuple[int, ...], padded: tuple[int, ...]) -> Array:
-    if output.ndim != len(space) + 2:
-        return output
-    scale = output.shape[1] // padded[0]
-    return output[(slice(None), *(slice(n * scale) for n in space))]
 
 
 def _check(name: str | None, options: dict[str, Any]) -> None:

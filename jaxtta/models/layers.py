@@ -62,11 +62,7 @@ class Norm(nn.Module):
             return (white * _wide(scale, x) + _wide(shift, x)).astype(images.dtype)
         else:
             mean, variance = _of_each(x, channels if self.kind == "instance" else _divisor(channels, self.groups))
-        mean, variance, scale, shift = (_wide(part, x) for part in (mean, variance, scale, shift))
-        # The mean is taken off as a constant, and what that leaves, zero, from the shift: so the gradient in the mean
-        # follows from the one in the shift, without a pass over x of its own.
-        constant, factor = jax.lax.stop_gradient(mean), jax.lax.rsqrt(variance + EPSILON) * scale
-        return ((x - constant) * factor + (shift - (mean - constant) * factor)).astype(images.dtype)
+        return normalised(x, mean, variance, scale, shift, epsilon=EPSILON).astype(images.dtype)
 
     def _mixed(self, image: Moments) -> Moments:
         mean = self.variable("batch_stats", "mean", jnp.zeros_like, image.mean)
@@ -78,6 +74,15 @@ class Norm(nn.Module):
         if not self.is_initializing():
             memory.value = after
         return moments
+
+
+def normalised(x: Array, mean: Array, variance: Array, scale: Array, shift: Array, *, epsilon: float) -> Array:
+    """`scale · (x − mean) / √(variance + ε) + shift` of `[batch, *space, channels]`; of the rest each may lack axes."""
+    mean, variance, scale, shift = (_wide(part, x) for part in (mean, variance, scale, shift))
+    # The mean is taken off as a constant, and what that leaves, zero, from the shift: so the gradient in the mean
+    # follows from the one in the shift, without a pass over x of its own.
+    constant, factor = jax.lax.stop_gradient(mean), jax.lax.rsqrt(variance + epsilon) * scale
+    return (x - constant) * factor + (shift - (mean - constant) * factor)
 
 
 def _joint_moments(x: Array, groups: int) -> Moments:

@@ -51,3 +51,15 @@ def with_precision(model: Model, precision: str) -> Model:
     if precision not in PRECISIONS:
         raise InputError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
     return model._replace(apply=PRECISIONS[precision](model.apply))
+
+
+def in_single_precision(tree: Tree) -> Tree:
+    """The arrays of a tree, those in half precision (float16, bfloat16) as float32, which changes no value: adapted
+    parameters, statistics and losses are nowhere kept in less.
+    """
+
+    def wide(leaf: Any) -> Any:
+        half = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+        return leaf.astype(jnp.float32) if half else leaf
+
+    return jax.tree.map(wide, tree)

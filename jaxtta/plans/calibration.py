@@ -26,7 +26,8 @@ class Calibration(Resumable):
     the images that it kept aside.
 
     Attributes:
-        source: checkpoint of the source model: a folder that train, finetune or convert wrote.
+        source: checkpoint of the source model: a folder that train, finetune or convert wrote. (In Python also what
+            jaxtta.checkpoint.load returned, which a network of one's own needs.)
         images: labelled images of the source's own domain: folders of pictures or volumes, or CSV lists with the
             columns image,mask.
         target: instead of these, a few labelled images of the new domain, 3 at least: then one prediction is chosen for

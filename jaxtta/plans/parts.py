@@ -99,7 +99,8 @@ class MethodOnSource(Plan):
     """A method and the source model that it adapts.
 
     Attributes:
-        source: checkpoint of the source model: a folder that train, finetune or convert wrote.
+        source: checkpoint of the source model: a folder that train, finetune or convert wrote. (In Python also what
+            jaxtta.checkpoint.load returned, which a network of one's own needs.)
         method: its name, see below; calibrated where the source model is (calibrate), else grata, when not given.
         settings: options of the method, key=value, see below.
     """
@@ -176,7 +177,8 @@ class Volumes(Plan):
     three cut windows for a 3-D one.
 
     Attributes:
-        channels: 1 for grey pictures, 3 for colour (3 when not given); of volumes, the modalities (1).
+        channels: 1 for grey pictures, 3 for colour (3 when not given), or as many as each has grey files (NAME_0000.png
+            and on); of volumes, the modalities (1).
         axis: of volumes: slices are axial (when not given), coronal or sagittal.
         spacing: of volumes: resample to this voxel spacing in millimetres and cut windows of the size; without it
             slices are resized as a whole, and 3-D windows are cut from the volume's own grid.

@@ -42,10 +42,10 @@ def _adapt(plan: Adaptation, folder: RunFolder) -> dict[str, Any]:
     mine = {case for group in ready.groups.values() for case in group}
     begun = folder.begin(
         ready.identity,
-        [plan.source, *(path for case in ready.cases for path in case.files)],
+        [ready.loaded.path, *(path for case in ready.cases for path in case.files)],
         elsewhere={f"{case.domain}/{case.name}" for case in ready.cases if case not in mine},
         scratch=[STATE],
-        source=str(plan.source),
+        source=str(ready.loaded.path),
         images=[str(path) for path in plan.images],
         bad=ready.checked.bad,
         devices=[str(device) for device in jax.local_devices()[: streams.devices]],

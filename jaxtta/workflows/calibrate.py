@@ -46,8 +46,8 @@ def calibrate(plan: Calibration, folder: RunFolder) -> dict[str, Any]:
             "its own domain and task"
         )
     images = [str(path) for path in plan.images or plan.target]
-    told = {"source": str(plan.source), "images": images, "bad": checked.bad}
-    if not folder.begin(identity, [plan.source, *checked.files], scratch=[STATE], **told):
+    told = {"source": str(loaded.path), "images": images, "bad": checked.bad}
+    if not folder.begin(identity, [loaded.path, *checked.files], scratch=[STATE], **told):
         return folder.record
     found, known = asked(subject, home, folder, out=folder.out, target=bool(plan.target), quiet=plan.quiet)
     save(folder.out, subject, known, found, images, among_others=True)

@@ -23,7 +23,7 @@ def export_method(plan: Export) -> dict[str, Any]:
     provenance = {
         "method": name,
         "settings": plan.settings,
-        "source": str(plan.source),
+        "source": str(loaded.path),
         "source_sha256": loaded.manifest["sha256"],
         "task": loaded.manifest["task"],
         "preprocessing": loaded.manifest["preprocessing"],
