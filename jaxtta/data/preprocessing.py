@@ -32,8 +32,9 @@ class Preprocessing:
     channels: int = 3
     mask_values: tuple[int, ...] | str = (0, 1, 2)
 
-    kind = "image"
+    kind = files = "image"
     modalities = 1
+    logits = numbered = False
 
     def __post_init__(self):
         if not (labels.integers(self.size) and len(self.size) == 2 and min(self.size) >= 1):

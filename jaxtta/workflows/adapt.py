@@ -124,7 +124,7 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
     mine = [case for group in groups.values() for case in group]
     places = max(1, min(plan.streams, len(groups)))
     mesh = run.mesh_for(places, plan.devices)
-    streams = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh)
+    streams = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh, logits=preprocessing.logits)
     checked = inputs.Checked({}, True, [], [])
     if mine:
         checked = inputs.check_cases(
@@ -190,7 +190,7 @@ def _serve(ready: Ready, folder: RunFolder) -> float:
         key=key, batch=plan.batch, keep=plan.probabilities, finish=finish, due=folder.due,
     )  # fmt: skip
     bar = tqdm(
-        total=len(cases), initial=len(rows), desc=None if plan.quiet else plan.method, unit=loaded.preprocessing.kind,
+        total=len(cases), initial=len(rows), desc=None if plan.quiet else plan.method, unit=loaded.preprocessing.files,
         disable=plan.quiet or None,
     )  # fmt: skip
     with folder.steps(), bar, results.Table(path, rows) as table:
