@@ -127,7 +127,16 @@ class Streams:
         devices: over which they are split.
     """
 
-    def __init__(self, method: Method, source: Source, task: Task, *, places: int = 1, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        method: Method,
+        source: Source,
+        task: Task,
+        *,
+        places: int = 1,
+        mesh: Mesh | None = None,
+        logits: bool = False,
+    ):
         """Compiles nothing yet; puts the source on the devices.
 
         Args:
@@ -136,6 +145,7 @@ class Streams:
             task: turns logits into probabilities.
             places: streams side by side; rounded up to a multiple of the devices.
             mesh: devices to split the places over; the default device when None.
+            logits: give out logits in the place of probabilities.
         """
         self.devices = 1 if mesh is None else mesh.size
         self.places = -(-places // self.devices) * self.devices
@@ -148,7 +158,8 @@ class Streams:
             state = optax.tree.where(tick.index == 0, method.init(source, images), state)
             key = jax.random.fold_in(jax.random.fold_in(key, tick.stream), tick.index)
             after, output = method.step(key, source, state, images)
-            return optax.tree.where(tick.active, after, state), (task.probabilities(output.logits), output.info)
+            predicted = output.logits if logits else task.probabilities(output.logits)
+            return optax.tree.where(tick.active, after, state), (predicted, output.info)
 
         def local(key: Key, tick: Tick, source: Source, states: Tree, images: Array):
             if images.shape[0] > 1:
@@ -186,7 +197,7 @@ class Streams:
         return jax.device_put(values, self._split)
 
     def step(self, key: Key, tick: Tick, states: Tree, images: Array) -> tuple[Tree, tuple[Array, dict[str, Array]]]:
-        """One image of every place: `(states, (probabilities [places, batch, *space, classes], info))`.
+        """One image of every place: `(states, (probabilities [places, batch, *space, classes], info))`, or logits.
 
         Dispatched and not waited for; the states given are donated. A stream's first image starts it from the source; a
         place that is not active keeps its state.

@@ -1,11 +1,14 @@
 """Wrappers: functions from a method to a method."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxtta.core import Array, InputError, Key, Method, Output, Source, Tree
+from jaxtta.core import Array, InputError, Key, Method, Output, Source, Task, Tree
+from jaxtta.models.ensemble import member_of
 
 
 def episodic(method: Method) -> Method:
@@ -49,6 +52,75 @@ def predicting_before(method: Method) -> Method:
         return state, output._replace(logits=logits)
 
     return method._replace(step=step)
+
+
+def mirrored(method: Method, axes: Sequence[int]) -> Method:
+    """Averages the logits of every prediction over the image and its mirror images, mapped back.
+
+    The update is the method's own, on the image as it is; its prediction is joined by those that `predict` makes of the
+    mirror images with the state after it. They are computed side by side, each with statistics of its own.
+
+    Args:
+        method: what to average.
+        axes: of space, from 0 on: the mirror images are those along every selection of them; none leaves the method as
+            it is.
+    """
+    turns = [[1 + axis for axis in turn] for n in range(len(axes)) for turn in itertools.combinations(axes, n + 1)]
+    if not turns:
+        return method
+
+    def averaged(source: Source, state: Tree, images: Array, logits: Array) -> Array:
+        seen = jax.vmap(method.predict, (None, None, 0))(
+            source, state, jnp.stack([jnp.flip(images, turn) for turn in turns])
+        )
+        return (logits + sum(jnp.flip(one, turn) for one, turn in zip(seen, turns))) / (1 + len(turns))
+
+    def step(key: Key, source: Source, state: Tree, images: Array):
+        state, output = method.step(key, source, state, images)
+        return state, output._replace(logits=averaged(source, state, images, output.logits))
+
+    def predict(source: Source, state: Tree, images: Array) -> Array:
+        return averaged(source, state, images, method.predict(source, state, images))
+
+    return method._replace(step=step, predict=predict)
+
+
+def one_by_one(factory: Callable[[Any, Task], Method], model: Any, task: Task) -> Method:
+    """Adapts every member of an ensemble by itself and averages their logits.
+
+    Each has a state, a loss and an update of its own, as if it were alone; info is the mean over the members.
+
+    Args:
+        factory: makes the method of a member.
+        model: a `jaxtta.models.Model` with members.
+        task: what is segmented.
+
+    Raises:
+        InputError: the model is no ensemble.
+    """
+    if not model.members:
+        raise InputError("the source model is one network, no ensemble; leave `members` out")
+    methods = {name: factory(member, task) for name, member in model.members.items()}
+
+    def init(source: Source, images: Array) -> Tree:
+        return {name: method.init(member_of(source, name), images) for name, method in methods.items()}
+
+    def step(key: Key, source: Source, state: Tree, images: Array):
+        after, outputs = {}, []
+        for number, (name, method) in enumerate(methods.items()):
+            own = jax.random.fold_in(key, number)
+            after[name], output = method.step(own, member_of(source, name), state[name], images)
+            outputs.append(output)
+        return after, jax.tree.map(lambda *each: sum(each) / len(each), *outputs)
+
+    def predict(source: Source, state: Tree, images: Array) -> Array:
+        seen = [method.predict(member_of(source, name), state[name], images) for name, method in methods.items()]
+        return sum(seen) / len(seen)
+
+    def adapted(state: Tree) -> Tree:
+        return {name: method.adapted(state[name]) for name, method in methods.items()}
+
+    return Method(init, step, predict, adapted)
 
 
 def guarded(method: Method) -> Method:

@@ -197,7 +197,7 @@ def test_a_volume_that_is_empty_almost_everywhere_has_its_own_range(tmp_path):
 @pytest.mark.parametrize("scheme", ["zscore", "percentile:0.5,99.5"])
 def test_a_range_over_some_voxels_alone_is_never_empty(tmp_path, scheme, monkeypatch):
     """Of a large volume every second voxel is looked at; what differs may lie between them."""
-    monkeypatch.setattr("jaxtta.data.volumes.MOST_VALUES", VOLUME.size // 8)
+    monkeypatch.setattr("jaxtta.data.scan.MOST_VALUES", VOLUME.size // 8)
     array = np.full(SHAPE, 40, np.int16)
     array[3, 9, 7] = 500
     values = opened(tmp_path, preprocessing((18, 14), intensity=scheme), array=array).values((...,))

@@ -125,14 +125,14 @@ def _with_masks(cases: list[Case], masks: Path, kind: str) -> list[Case]:
     return found
 
 
-def _modalities(folder: Path, files: list[Path], count: int) -> list[tuple[str, list[Path]]]:
+def _modalities(folder: Path, files: list[Path], count: int, numbered: bool) -> list[tuple[str, list[Path]]]:
     """The files of each case by its name: one, or those of its modalities.
 
     Raises:
         InputError: two files of one name, or a modality that is missing.
     """
     named = _by_name(folder, files)
-    if count == 1 or not any(MODALITY.search(name) for name in named):
+    if (count == 1 and not numbered) or not any(MODALITY.search(name) for name in named):
         return [(name, [folder / file]) for name, file in named.items()]
     grouped: dict[str, dict[int, Path]] = {}
     for name, file in named.items():
@@ -231,6 +231,7 @@ def find_cases(
     domain: str | None = None,
     kind: str = "image",
     modalities: int = 1,
+    numbered: bool = False,
 ) -> list[Case]:
     """Finds the cases of a folder or a list.
 
@@ -243,6 +244,8 @@ def find_cases(
         domain: the domain of all cases; when None, what the list says, else the name of the folder or list.
         kind: `"image"` or `"volume"`, which files are looked for.
         modalities: of a volume.
+        numbered: whether the one file of a volume of one modality is NAME_0000 too, of the case NAME; else the case is
+            called as the file.
 
     Returns:
         At least one case; names are unique.
@@ -260,7 +263,7 @@ def find_cases(
         files = _files(images, kind, leave_out=None if masks is None else Path(masks))
         if not files:
             raise InputError(f"{images}: no images; looked for {' '.join(suffixes(kind))} in it and its subfolders")
-        named = _modalities(images, files, modalities)
+        named = _modalities(images, files, modalities, numbered)
         cases = [Case(name, parts[0], None, "", more=tuple(parts[1:])) for name, parts in named]
         label = images.resolve().name
     elif images.is_file():

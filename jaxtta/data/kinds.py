@@ -4,11 +4,12 @@ import dataclasses
 from typing import Any
 
 from jaxtta.core import InputError
+from jaxtta.data.nnunet import NNUNetPreprocessing
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
 
-Kind = Preprocessing | VolumePreprocessing
-KINDS = {kind.kind: kind for kind in (Preprocessing, VolumePreprocessing)}
+Kind = Preprocessing | VolumePreprocessing | NNUNetPreprocessing
+KINDS = {kind.kind: kind for kind in (Preprocessing, VolumePreprocessing, NNUNetPreprocessing)}
 
 
 LATER = {"image": {"intensity": "minmax"}}

@@ -38,7 +38,8 @@ class Preprocessing:
     mask_values: tuple[int, ...] | str = (0, 1, 2)
     intensity: str = "minmax"
 
-    kind = "image"
+    kind = files = "image"
+    logits = numbered = False
 
     def __post_init__(self):
         if not (labels.integers(self.size) and len(self.size) == 2 and min(self.size) >= 1):

@@ -4,6 +4,9 @@ A case is a number of blocks: a photograph is one, a volume one for each slice o
 3-D network. A block is prepared on the working grid, padded to at least one window, and cut into windows of the
 network's size. Windows go through the network in batches, the steps: one update each. All steps of a case have one
 shape: a last batch that would be short is filled up from the windows before it, whose first prediction stays.
+
+Where windows lie (`windows`), what they weigh (`blend`) and what of them is blended, probabilities or logits, a
+subclass may say; else they are half-overlapping ones whose probabilities count by a Gaussian.
 """
 
 import abc
@@ -35,10 +38,13 @@ class Sample(abc.ABC):
         planes: slices that are scored one by one, each at `plane(number)`: a volume's along its axis, axial ones for a
             3-D network; a photograph has none.
         overlay_side: the longer side of its picture as a file, in pixels, at most.
+        logits: whether a step's prediction is logits, blended as such (a window that is alone, too) and made
+            probabilities by `restore`; else it is probabilities all the way.
     """
 
     planes = 0
     overlay_side = 1024
+    logits = False
 
     def __init__(
         self,
@@ -61,7 +67,7 @@ class Sample(abc.ABC):
         self.case, self.shape, self.spacing, self.reference = case, shape, spacing, reference
         self.blocks, self.working, self.window, self.batch = blocks, working, window, batch
         self.padded = tuple(max(n, w) for n, w in zip(working, window))
-        self.places = positions(self.padded, window)
+        self.places = self.windows()
         self.steps = -(-blocks * len(self.places) // batch)
         self._last, self._lock = (None, None), threading.Lock()
 
@@ -78,8 +84,10 @@ class Sample(abc.ABC):
         """Where a block lies in the file's grid."""
 
     @abc.abstractmethod
-    def restore(self, probabilities: np.ndarray) -> np.ndarray:
-        """Probabilities of a block from the working grid to the file's, `[*block's space, classes]`, float32."""
+    def restore(self, predicted: np.ndarray) -> np.ndarray:
+        """Probabilities of a block from the working grid to the file's, `[*block's space, classes]`, float32; of logits
+        where its prediction is logits.
+        """
 
     @abc.abstractmethod
     def picture(self, assembly: "Assembly") -> np.ndarray:
@@ -92,6 +100,14 @@ class Sample(abc.ABC):
     @abc.abstractmethod
     def write_map(self, path: Path, probability: np.ndarray) -> None:
         """Writes the probability of a class, `[*shape]` float32, on its own grid; `path` gets the suffix."""
+
+    def windows(self) -> list[tuple[int, ...]]:
+        """Where the windows of a padded block begin, in the order in which they are predicted."""
+        return positions(self.padded, self.window)
+
+    def blend(self, classes: int) -> Blend:
+        """What the predictions in the windows of a block are put together in."""
+        return Blend(self.padded, self.window, classes)
 
     def block(self, number: int) -> np.ndarray:
         """A block, padded, `[*padded, channels]`; the last one is kept, for its other windows."""
@@ -147,23 +163,29 @@ class Assembly:
         self.probabilities = np.zeros((*sample.shape, task.classes), np.float32) if keep else None
         self._seen, self._blend = 0, None
 
-    def add(self, step: int, probabilities: np.ndarray) -> None:
-        """Adds the prediction of a step, `[batch, *window, classes]`; steps come in order."""
+    def add(self, step: int, predicted: np.ndarray) -> None:
+        """Adds the prediction of a step, `[batch, *window, classes]`, probabilities or logits as the sample has it;
+        steps come in order.
+        """
         sample = self.sample
-        for (block, place), predicted in zip(sample.pieces(step), probabilities):
+        for (block, place), window in zip(sample.pieces(step), predicted):
             number = block * len(sample.places) + place
             if number < self._seen:  # from the windows that filled a batch up
                 continue
             self._seen = number + 1
-            if len(sample.places) == 1:
-                self._finish(block, predicted)
+            if len(sample.places) == 1 and not sample.logits:
+                self._finish(block, window)
                 continue
             if place == 0:
-                self._blend = Blend(sample.padded, sample.window, self.task.classes)
-            self._blend.add(sample.places[place], predicted)
+                self._blend = sample.blend(self.task.classes)
+            self._blend.add(sample.places[place], window)
             if place == len(sample.places) - 1:
                 self._finish(block, self._blend.result())
                 self._blend = None
+
+    def add_probabilities(self, step: int, probabilities: np.ndarray) -> None:
+        """`add` of probabilities, whatever the sample blends."""
+        self.add(step, np.asarray(self.task.logits(probabilities)) if self.sample.logits else probabilities)
 
     def channel(self, number: int) -> np.ndarray:
         """Boolean mask of one output channel: where it is above ½, or the most probable class."""
@@ -175,8 +197,8 @@ class Assembly:
         shown = None if reference is None else np.stack([self.task.channel(reference[part], c) for c in front], axis=-1)
         return np.stack([self.channel(c)[part] for c in front], axis=-1), shown
 
-    def _finish(self, block: int, probabilities: np.ndarray) -> None:
-        full = self.sample.restore(self.sample.unpadded(probabilities))
+    def _finish(self, block: int, predicted: np.ndarray) -> None:
+        full = self.sample.restore(self.sample.unpadded(predicted))
         self.labels[self.sample.index(block)] = self.task.decode(full)
         if self._on is not None:
             self._on[self.sample.index(block)] = full > 0.5

@@ -5,24 +5,17 @@ one range for each modality of a volume: `(value − low) / (high − low)`, cut
 """
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxtta.core import InputError, Task
-from jaxtta.data import formats, images, labels, overlays
+from jaxtta.data import formats, images, labels, scan
 from jaxtta.data.cases import Case
-from jaxtta.data.intensity import scheme as intensity_scheme
+from jaxtta.data.intensity import scheme
 from jaxtta.data.resample import resample, resample_labels, shape_at
-from jaxtta.data.sample import Assembly, Sample
+from jaxtta.data.scan import Scan
 
 AXES = ("axial", "coronal", "sagittal")
-DEVIATIONS = 4.0  # of a z-score, from which on values are cut off
-MOST_VALUES = 2**24  # from which on a volume's range is taken over evenly spaced voxels
-SHOWN = 5  # slices of a volume in its picture
-PANEL = 320  # the longer side of each, in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +41,8 @@ class VolumePreprocessing:
     spacing: tuple[float, ...] | None = None
     intensity: str = "percentile:0.5,99.5"
 
-    kind = "volume"
+    kind = files = "volume"
+    logits = numbered = False
 
     def __post_init__(self):
         if not (labels.integers(self.size) and len(self.size) in (2, 3) and min(self.size) >= 1):
@@ -65,7 +59,7 @@ class VolumePreprocessing:
                     f"spacing is {self.spacing!r}; expected {len(self.size)} positive numbers of millimetres"
                 )
             object.__setattr__(self, "spacing", tuple(float(mm) for mm in self.spacing))
-        intensity_scheme(self.intensity)
+        scheme(self.intensity)
         object.__setattr__(self, "size", tuple(self.size))
         object.__setattr__(self, "mask_values", labels.mask_values(self.mask_values))
 
@@ -87,41 +81,17 @@ class VolumePreprocessing:
                 mask is on another grid or has unknown values.
         """
         labels.check_labels(self.mask_values, task)
-        files = (case.image, *case.more)
-        storage = formats.module(case.image, "volume")  # reads all of them: the mask lies on the image's grid
-        volumes = [storage.read_volume(path) for path in files]
-        for path, volume in zip(files[1:], volumes[1:]):
-            one, other = volumes[0].geometry, volume.geometry
-            if one.shape != other.shape or np.abs(one.affine - other.affine).max() > 1e-3 * min(one.spacing):
-                raise InputError(
-                    f"{path}: its grid, {other.shape} voxels, is not that of {files[0]}, {one.shape} voxels, or has "
-                    "another affine; resample it to that one's"
-                )
-        there = sum(volume.array.shape[-1] for volume in volumes)
-        if there != self.channels:
-            raise InputError(
-                f"{case.image}: {there} modalities, the source model takes {self.channels}; give one 4-D file, "
-                "NAME_0000.nii.gz and on, or a list with the columns image,image2"
-            )
-        limits = [limit for path, volume in zip(files, volumes) for limit in _limits(path, volume, self.intensity)]
-        reference = None
-        if case.mask is not None:
-            mask = storage.read_labels(case.mask, volumes[0].geometry)
-            reference = labels.label_map(mask, self.mask_values, case.mask)
+        volumes, reference = scan.read(case, self.channels, self.mask_values)
+        limits = scan.limits(case, volumes, self.intensity)
         return Study(case, volumes, limits, reference, self, batch)
 
 
-class Study(Sample):
-    """A case that is one volume of one or several modalities.
+class Study(Scan):
+    """A volume as slices or as a whole, on the working grid.
 
     Attributes:
-        geometry: of the file, see `jaxtta.data.formats`.
-        axis: index of the axis along which it is sliced; None for a 3-D network.
-        plane_spacing: of such a slice, in millimetres.
         working_spacing: of the working grid of a block, in millimetres.
     """
-
-    overlay_side = SHOWN * (PANEL + 4)  # all of it
 
     def __init__(
         self,
@@ -133,41 +103,23 @@ class Study(Sample):
         batch: int,
     ):
         """Takes what was read; `limits` has (low, high) of each modality."""
-        self.geometry, self._volumes, self._limits = volumes[0].geometry, volumes, limits
-        self._storage, self._suffix = formats.module(case.image, "volume"), formats.suffix(case.image)
-        shape, spacing = self.geometry.shape, self.geometry.spacing
-        self.axis = AXES.index(preprocessing.axis) if len(preprocessing.size) == 2 else None
-        inside = [i for i in range(3) if i != self.axis]
+        shape, spacing = volumes[0].geometry.shape, volumes[0].geometry.spacing
+        axis = AXES.index(preprocessing.axis) if len(preprocessing.size) == 2 else None
+        inside = [i for i in range(3) if i != axis]
         plane, mm = tuple(shape[i] for i in inside), tuple(spacing[i] for i in inside)
         if preprocessing.spacing is not None:
             working = shape_at(plane, mm, preprocessing.spacing)
         else:
-            working = plane if self.axis is None else preprocessing.size
-        self.planes, self.plane_spacing = shape[self.axis or 0], mm[-2:]
+            working = plane if axis is None else preprocessing.size
         self.working_spacing = tuple(size * n / w for size, n, w in zip(mm, plane, working))
         super().__init__(
-            case, shape=shape, spacing=spacing, reference=reference,
-            blocks=1 if self.axis is None else shape[self.axis], working=working, window=preprocessing.size,
-            batch=batch,
+            case, volumes, limits, reference, axis=axis, working=working, window=preprocessing.size,
+            blocks=1 if axis is None else shape[axis], batch=batch,
         )  # fmt: skip
 
     def index(self, number: int) -> tuple:
         """A slice, or all of it."""
         return (...,) if self.axis is None else self.plane(number)
-
-    def plane(self, number: int) -> tuple:
-        """Where a slice lies in the file's grid; a 3-D network's volume is shown in axial ones."""
-        return (slice(None),) * (self.axis or 0) + (number,)
-
-    def values(self, index: tuple) -> np.ndarray:
-        """A part of the file's grid, `[*space, modalities]`, float32 in [0, 1]."""
-        parts = []
-        for volume in self._volumes:
-            values = volume.values(index)
-            for channel in range(values.shape[-1]):
-                low, high = self._limits[len(parts)]
-                parts.append(np.clip((values[..., channel] - low) / np.float32(high - low), 0, 1))
-        return np.stack(parts, axis=-1).astype(np.float32, copy=False)
 
     def prepared(self, number: int) -> np.ndarray:
         """The block at the working spacing."""
@@ -184,63 +136,3 @@ class Study(Sample):
         if self.axis is None:
             return resample(probabilities, self.shape)
         return images.resize_linear(probabilities, tuple(n for i, n in enumerate(self.shape) if i != self.axis))
-
-    def picture(self, assembly: Assembly) -> np.ndarray:
-        """Slices side by side, evenly spaced over what is segmented, at one scale in both directions."""
-        found = assembly.labels > 0 if self.reference is None else (assembly.labels > 0) | (self.reference > 0)
-        there = [number for number in range(self.planes) if found[self.plane(number)].any()] or [self.planes // 2]
-        up = slice(None, None, -1 if self.axis else 1)  # coronal and sagittal slices begin at the feet
-        panels = []
-        for number in np.unique(np.linspace(there[0], there[-1], SHOWN + 2).round().astype(int)[1:-1]):
-            part = self.plane(number)
-            photo = np.rint(255 * self.values(part)[up, :, :1]).astype(np.uint8)
-            millimetres = [n * mm for n, mm in zip(photo.shape, self.plane_spacing)]
-            size = tuple(max(1, round(PANEL * mm / max(millimetres))) for mm in millimetres)
-            prediction, reference = (
-                None if many is None else _enlarged(many[up], size) for many in assembly.contours(part)
-            )
-            panels.append(overlays.overlay(images.resize(photo, size), prediction, reference=reference))
-        return overlays.tile(panels)
-
-    def write_labels(self, path: Path, labels: np.ndarray, values: Sequence[int]) -> None:
-        """In the image's own format."""
-        self._storage.write_labels(path.with_name(path.name + self._suffix), labels, values, self.geometry)
-
-    def write_map(self, path: Path, probability: np.ndarray) -> None:
-        """In the image's own format, float32."""
-        self._storage.write_map(path.with_name(path.name + self._suffix), probability, self.geometry)
-
-
-def _enlarged(channels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    planes = [images.resize_nearest(plane.astype(np.uint8), size) > 0 for plane in np.moveaxis(channels, -1, 0)]
-    return np.stack(planes, axis=-1)
-
-
-def _limits(path: Any, volume: formats.Volume, intensity: str) -> list[tuple[float, float]]:
-    """`(low, high)` of each modality, in the file's units.
-
-    Raises:
-        InputError: a modality is constant.
-    """
-    name, numbers = intensity_scheme(intensity)
-    limits = []
-    for channel in range(volume.array.shape[-1]):
-        stored = volume.array[..., channel]
-        ends = float(stored.min()), float(stored.max())
-        if ends[0] == ends[1]:
-            raise InputError(f"{path}: every voxel is {ends[0]:g}, an empty volume; take it out or mend the export")
-        every = max(1, round((stored.size / MOST_VALUES) ** (1 / 3)))
-        some = stored[::every, ::every, ::every].astype(np.float64)
-        low, high = ends
-        if name == "percentile":
-            low, high = np.percentile(some, numbers)
-        elif name == "zscore":
-            low, high = some.mean() - DEVIATIONS * some.std(), some.mean() + DEVIATIONS * some.std()
-        # Nearly all voxels alike, an empty background around little: their range is the volume's.
-        low, high = (low, high) if low < high else ends
-        if name == "window":
-            low, high = numbers
-        else:
-            low, high = sorted(float(volume.slope * end + volume.intercept) for end in (low, high))
-        limits.append((low, high))
-    return limits

@@ -98,21 +98,22 @@ def fitted(array: np.ndarray, window: Sequence[int]) -> tuple[np.ndarray, tuple[
 class Blend:
     """The weighted mean of predictions in overlapping windows: `p(x) = Σ w(x - position) p_window(x) / Σ w`.
 
-    Holds two float32 arrays of the whole, the sum `[*shape, classes]` and the sum of weights `[*shape]`; a window needs
-    one more of its own size while it is added.
+    Holds two arrays of the whole, the sum `[*shape, classes]` and the sum of weights `[*shape]`; a window needs one
+    more of its own size while it is added.
     """
 
-    def __init__(self, shape: Sequence[int], window: Sequence[int], classes: int):
+    def __init__(self, shape: Sequence[int], window: Sequence[int], classes: int, *, weights: np.ndarray | None = None):
         """An empty blend.
 
         Args:
             shape: of the (padded) space.
             window: extents.
             classes: channels of a prediction.
+            weights: `[*window]`, whose dtype the sums have; `importance` when None. Sums of float16 stop at its limits.
         """
-        self._importance = importance(window)
-        self._weights = np.zeros(tuple(shape), np.float32)
-        self._sum = np.zeros((*shape, classes), np.float32)
+        self._importance = importance(window) if weights is None else weights
+        self._weights = np.zeros(tuple(shape), self._importance.dtype)
+        self._sum = np.zeros((*shape, classes), self._importance.dtype)
 
     def add(self, position: Sequence[int], probabilities: np.ndarray) -> None:
         """Adds the prediction of one window.
@@ -136,10 +137,12 @@ class Blend:
             raise InputError(f"a window {window} at {tuple(position)} reaches beyond {whole}; take one of `positions`")
         place = tuple(slice(start, start + extent) for start, extent in zip(position, window))
         self._weights[place] += self._importance
-        self._sum[place] += self._importance[..., None] * np.asarray(probabilities, np.float32)
+        total = self._sum[place] + self._importance[..., None] * np.asarray(probabilities, np.float32)
+        limit = np.float32(np.finfo(self._sum.dtype).max)
+        self._sum[place] = total if total.dtype == self._sum.dtype else np.clip(total, -limit, limit)
 
     def result(self) -> np.ndarray:
-        """The mean, float32 `[*shape, classes]`; divides in place and so uses the blend up: nothing can follow.
+        """The mean, `[*shape, classes]`; divides in place and so uses the blend up: nothing can follow.
 
         Raises:
             InputError: no window covers some voxel.
@@ -147,6 +150,9 @@ class Blend:
         if not self._weights.all():
             raise InputError("some voxels lie in no window; add the prediction of every one of `positions`")
         mean = self._sum
-        mean /= self._weights[..., None]
+        with np.errstate(over="ignore"):
+            mean /= self._weights[..., None]
+        if mean.dtype == np.float16:
+            np.clip(mean, -np.finfo(mean.dtype).max, np.finfo(mean.dtype).max, out=mean)
         del self._sum, self._weights
         return mean

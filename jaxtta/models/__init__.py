@@ -1,7 +1,8 @@
 """Networks as pure functions: `build` makes a `Model` from a configuration that a checkpoint can hold."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaxtta import stats as statistics
 from jaxtta.core import Array, InputError, Key, Source, Tree, paths
+from jaxtta.models.ensemble import ENSEMBLE, build_ensemble
 from jaxtta.models.heads import FEATURES, HEADS, PIXELS
 from jaxtta.models.layers import MOMENTS, NORMS
 from jaxtta.models.padding import cropped, padded
@@ -41,6 +43,8 @@ class Model(NamedTuple):
         channels: channels of its images.
         norm: kind of its norm layers, `"batch"` (if any is), `"instance"`, `"group"` or `"layer"`; `"none"` of a
             network whose norm layers, if there are some, cannot be reached: no statistics policy is asked.
+        mirrors: axes of space along which its predictions are averaged over mirror images (`wrappers.mirrored`).
+        members: of an ensemble, the networks by their names.
     """
 
     apply: Callable[..., tuple[dict[str, Array], Tree]]
@@ -51,15 +55,19 @@ class Model(NamedTuple):
     dimensions: int
     channels: int
     norm: str
+    mirrors: tuple[int, ...] = ()
+    members: Mapping[str, Any] = MappingProxyType({})
 
 
 def build(config: dict[str, Any]) -> Model:
     """A model from its configuration, `{"architecture": "resunet" | "unet", ...}` and the attributes of that network's
-    class.
+    class; or that of an ensemble, see `jaxtta.models.ensemble`.
 
     Raises:
         InputError: an architecture, attribute or value that does not exist; the message lists the choices.
     """
+    if config.get("architecture") == ENSEMBLE:
+        return build_ensemble(config, build)
     config = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     name, options = config.get("architecture"), {k: v for k, v in config.items() if k != "architecture"}
     _check(name, options)

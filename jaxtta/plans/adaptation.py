@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from jaxtta.plans.parts import Maps, MaskedImages, MethodOnSource, Metrics, Resumable, Streams
 from jaxtta.plans.words import Count, Words
@@ -28,6 +29,8 @@ class Adaptation(Resumable, Maps, Streams, MaskedImages, MethodOnSource):
     Attributes:
         episodic: start every image from the source again.
         repeat: updates for each image.
+        members: of an ensemble (the folds of an nnU-Net): together: one update, of the mean of their logits;
+            one_by_one: each its own, and the mean of what comes out.
         reset: start from the source again at each volume (or picture), patient (a column of the list) or site (a
             domain); or never. What lies between two starts is a stream.
         distributed: share the streams among the processes of the job.
@@ -38,6 +41,7 @@ class Adaptation(Resumable, Maps, Streams, MaskedImages, MethodOnSource):
 
     episodic: bool = False
     repeat: Count = 1
+    members: Literal["together", "one_by_one"] = "together"
     reset: str = "site"
     distributed: bool = False
     coordinator: str | None = None

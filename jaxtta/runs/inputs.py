@@ -52,9 +52,9 @@ def batch_for(asked: int | None, preprocessing: Kind) -> int:
     Raises:
         InputError: more than one was asked for of pictures.
     """
-    if preprocessing.kind == "image" and asked not in (None, 1):
+    if preprocessing.files == "image" and asked not in (None, 1):
         raise InputError(f"`batch` {asked}: a picture is an update of its own; leave it out")
-    slices = preprocessing.kind == "volume" and len(preprocessing.size) == 2
+    slices = preprocessing.files == "volume" and len(preprocessing.size) == 2
     return asked or (8 if slices else 1)
 
 
@@ -79,7 +79,11 @@ def find_all(
     cases: list[Case] = []
     for i, (folder, name) in enumerate(zip(images, _domains(images))):
         domain, above = (name, None) if folder.is_dir() else (None, root)
-        kind = {"kind": preprocessing.kind, "modalities": preprocessing.modalities}
+        kind = {
+            "kind": preprocessing.files,
+            "modalities": preprocessing.modalities,
+            "numbered": preprocessing.numbered,
+        }
         found = find_cases(folder, masks=masks[i] if masks else None, root=above, domain=domain, **kind)
         again = {case.domain for case in found} & {case.domain for case in cases}
         if again:

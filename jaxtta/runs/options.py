@@ -10,7 +10,7 @@ from jaxtta.core import InputError, Method, Select, Source, Task, everything, ma
 from jaxtta.methods import METHODS
 from jaxtta.models import Model
 from jaxtta.plans.methods import LEARNING_RATE
-from jaxtta.wrappers import episodic, guarded, predicting_before, repeat
+from jaxtta.wrappers import episodic, guarded, mirrored, one_by_one, predicting_before, repeat
 
 OPTIMISERS = {
     "adam": lambda rate: optax.adam(rate, 0.9, 0.999),
@@ -39,7 +39,14 @@ def default_method(source: Source) -> str:
 
 
 def build_method(
-    name: str, model: Model, task: Task, settings: dict[str, str], *, each_image_anew: bool = False, times: int = 1
+    name: str,
+    model: Model,
+    task: Task,
+    settings: dict[str, str],
+    *,
+    each_image_anew: bool = False,
+    times: int = 1,
+    members: str = "together",
 ) -> Method:
     """A guarded method from its name and settings.
 
@@ -50,11 +57,16 @@ def build_method(
         settings: keywords of the method as text, see `method_of`.
         each_image_anew: start every image from the source (`episodic`).
         times: updates per image (`repeat`).
+        members: how those of an ensemble adapt, `"together"` or `"one_by_one"`.
 
     Raises:
         InputError: an unknown method, key or value; the message lists the choices.
     """
-    method = method_of(name, settings, times=times)(model, task)
+    factory = method_of(name, settings, times=times)
+    if members == "together":
+        method = factory(model, task)
+    else:
+        method = mirrored(one_by_one(factory, model, task), model.mirrors)
     return guarded(episodic(method) if each_image_anew else method)
 
 
@@ -97,7 +109,7 @@ def method_of(
         raise InputError(f"predict is {predict!r}; choose after or before, the update")
 
     def factory(model: Model, task: Task) -> Method:
-        method = registry[name](model, task, **keywords)
+        method = mirrored(registry[name](model, task, **keywords), model.mirrors)
         method = method if times == 1 else repeat(method, times)
         return method if predict == "after" else predicting_before(method)
 

@@ -114,6 +114,7 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
         plan.settings,
         each_image_anew=plan.episodic,
         times=plan.repeat,
+        members=plan.members,
     )
     preprocessing = loaded.preprocessing
     plan = dataclasses.replace(plan, batch=inputs.batch_for(plan.batch, preprocessing))
@@ -124,13 +125,13 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
     mine = [case for group in groups.values() for case in group]
     places = max(1, min(plan.streams, len(groups)))
     mesh = run.mesh_for(places, plan.devices)
-    streams = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh)
+    streams = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh, logits=preprocessing.logits)
     checked = inputs.Checked({}, True, [], [])
     if mine:
         checked = inputs.check_cases(
             mine, preprocessing, loaded.task, batch=plan.batch, skip_bad=plan.skip_bad, quiet=plan.quiet
         )
-    alike = ("method", "settings", "precision", "episodic", "repeat", "batch", "reset", "streams")
+    alike = ("method", "settings", "precision", "episodic", "repeat", "members", "batch", "reset", "streams")
     identity = {
         **{name: getattr(plan, name) for name in alike},
         "processes": share.count,
@@ -190,7 +191,7 @@ def _serve(ready: Ready, folder: RunFolder) -> float:
         key=key, batch=plan.batch, keep=plan.probabilities, finish=finish, due=folder.due,
     )  # fmt: skip
     bar = tqdm(
-        total=len(cases), initial=len(rows), desc=None if plan.quiet else plan.method, unit=loaded.preprocessing.kind,
+        total=len(cases), initial=len(rows), desc=None if plan.quiet else plan.method, unit=loaded.preprocessing.files,
         disable=plan.quiet or None,
     )  # fmt: skip
     with folder.steps(), bar, results.Table(path, rows) as table:

@@ -149,7 +149,7 @@ def _predict(
         sample = loaded.preprocessing.open(case, loaded.task)
         assembly = Assembly(sample, loaded.task, keep=plan.probabilities)
         for step, probabilities in enumerate(target.along(arm, target.places[case])):
-            assembly.add(step, probabilities[None])
+            assembly.add_probabilities(step, probabilities[None])
         seconds = time.perf_counter() - began
         return writing.finish(assembly, {}, seconds, folders=folders.of(case.domain if several else ""), loaded=loaded)
 

@@ -184,7 +184,7 @@ def _subject(
     if shape in programs:
         shared, cost = programs[shape]
         return Subject(loaded, shared.of(loaded.source), checked.steps[source], plan.batch), cost
-    compiled = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh)
+    compiled = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh, logits=preprocessing.logits)
     subject = Subject(loaded, compiled, checked.steps[source], plan.batch)
     programs[shape] = (compiled, compile_cost(subject, factory))
     return subject, programs[shape][1]

@@ -140,5 +140,5 @@ def _dice(case: Case, preprocessing: Any, task: Any, probabilities: np.ndarray) 
     """Mean Dice of the classes in percent, on the file's grid."""
     assembly = Assembly(preprocessing.open(case, task), task, keep=False)
     for step, one in enumerate(probabilities):
-        assembly.add(step, one[None].astype(np.float32))
+        assembly.add_probabilities(step, one[None].astype(np.float32))
     return 100 * results.mean([metrics.dice(*masks) for _, *masks in writing.classes(assembly, task)])
