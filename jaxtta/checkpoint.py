@@ -63,7 +63,7 @@ def save(
     Args:
         path: the folder to write; replaced if there.
         model: the network.
-        source: its variables; those of an encoder alone make an encoder checkpoint.
+        source: its variables; those of an encoder alone make an encoder checkpoint. Half precision is saved as float32.
         task: what is segmented.
         preprocessing: how its images are prepared.
         provenance: how the weights came to be; JSON must hold it.
@@ -83,7 +83,7 @@ def save(
         "preprocessing": kinds.to_dict(preprocessing),
         "provenance": provenance,
     }
-    trees = {name: tree for name, tree in source._asdict().items() if tree}
+    trees = {name: in_single_precision(tree) for name, tree in source._asdict().items() if tree}
     save_tree(path, trees, manifest, among_others=among_others)
 
 

@@ -101,7 +101,9 @@ def gamma(images: Array, exponent: Array) -> Array:
     # min y = -max x and y - min y = max x - x: the inversion costs no pass over the image.
     highest = jnp.max(images, space, keepdims=True)
     extent = highest - jnp.min(images, space, keepdims=True) + GAMMA_EPSILON
-    bent = highest - jnp.power((highest - images) / extent, exponent) * extent
+    # A compiler may round the brightest pixel in the one way and what it is taken from in another.
+    below = jnp.maximum(highest - images, 0.0)
+    bent = highest - jnp.power(below / extent, exponent) * extent
     return jnp.where(exponent == 1.0, images, bent)
 
 

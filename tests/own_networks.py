@@ -76,9 +76,10 @@ class NnxPair(nnx.Module):
 class NnxUNet(nnx.Module):
     """One level below the image, and a dropout."""
 
-    def __init__(self, classes=2, *, norm="batch", rngs):
-        """Draws its parameters."""
+    def __init__(self, classes=2, *, norm="batch", lifted=None, rngs):
+        """Draws its parameters; `lifted` transforms the blocks of the encoder."""
         first, second = FEATURES
+        self.lifted = lifted or (lambda function: function)
         self.encoder1 = NnxPair(3, first, norm=norm, rngs=rngs)
         self.encoder2 = NnxPair(first, second, norm=norm, rngs=rngs)
         up = {"strides": (2, 2), "padding": "VALID", "transpose_kernel": True}
@@ -89,8 +90,9 @@ class NnxUNet(nnx.Module):
 
     def __call__(self, x):
         """Images to logits."""
-        fine = self.encoder1(x)
-        deep = self.encoder2(nnx.max_pool(fine, (2, 2), strides=(2, 2)))
+        run = self.lifted(lambda block, x: block(x))
+        fine = run(self.encoder1, x)
+        deep = run(self.encoder2, nnx.max_pool(fine, (2, 2), strides=(2, 2)))
         y = self.decoder1(jnp.concatenate([self.up1(deep), fine], axis=-1))
         return self.segmentation(self.dropout(y))
 
@@ -116,9 +118,9 @@ def linen_variables(source):
     return {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
 
 
-def nnx_network(source, norm="batch"):
+def nnx_network(source, norm="batch", *, lifted=None):
     """A module that holds these variables."""
-    module, there = NnxUNet(norm=norm, rngs=nnx.Rngs(0)), swapped(source)
+    module, there = NnxUNet(norm=norm, lifted=lifted, rngs=nnx.Rngs(0)), swapped(source)
     for tree in there[:2]:
         state = nnx.state(module, nnx.Param if tree is there.params else nnx.BatchStat)
         nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, tree))

@@ -15,6 +15,7 @@ from jaxtta import checkpoint, stats, stored_tree
 from jaxtta.checkpoint import CheckpointError
 from jaxtta.core import InputError, Source, Task
 from jaxtta.data.preprocessing import Preprocessing
+from jaxtta.methods import METHODS
 from jaxtta.models import build
 
 TASK = Task(2, names=("disc", "cup"))
@@ -386,3 +387,27 @@ def test_a_checkpoint_of_the_first_format_loads_under_the_names_of_today(tmp_pat
     new = checkpoint.load_manifest(tmp_path / "new")
     path.write_text(json.dumps(new | {name: manifest[name] for name in ("sha256", "leaves", "files")} | {"format": 1}))
     assert_identical(checkpoint.load(tmp_path / "old").source, source)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_half_precision_becomes_float32(tmp_path, dtype):
+    """Methods add to weights and statistics what half precision would round away, and branch on dtypes."""
+    model, source = drawn(UNET)
+    half = jax.tree.map(lambda a: jnp.asarray(a, dtype), source)
+    checkpoint.save(tmp_path / "model", model, half, TASK, PREPROCESSING, provenance={})
+    loaded = checkpoint.load(tmp_path / "model").source
+    assert_identical(loaded, jax.tree.map(lambda a: np.asarray(a.astype(jnp.float32)), half))
+
+
+def test_a_checkpoint_that_was_saved_in_half_precision_is_loaded_as_float32(tmp_path):
+    model, source = drawn(UNET, np.float16)
+    checkpoint.save(tmp_path / "model", model, drawn(UNET)[1], TASK, PREPROCESSING, provenance={})
+    manifest = json.loads((tmp_path / "model" / checkpoint.MANIFEST).read_text())
+    told = {key: manifest[key] for key in ("kind", "model", "task", "preprocessing", "provenance")}
+    checkpoint.save_tree(tmp_path / "model", {"params": source.params, "batch_stats": source.batch_stats}, told)
+    loaded = checkpoint.load(tmp_path / "model")
+    assert_identical(loaded.source, jax.tree.map(lambda a: a.astype(np.float32), source))
+    images = np.random.default_rng(0).random((1, 8, 12, 3), dtype=np.float32)
+    for name in ("progressive_bn", "dua"):
+        method = METHODS[name](loaded.model, loaded.task)
+        jax.eval_shape(method.step, jax.random.key(0), loaded.source, method.init(loaded.source, images), images)

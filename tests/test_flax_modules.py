@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen
+from flax import linen, nnx
 from folders import SIZE, dataset, record, table
 from own_networks import LinenPair, LinenUNet, jaxttas, linen_variables, nnx_network
 from toys import assert_trees_close, pictures
@@ -222,8 +222,26 @@ def test_layers_inside_a_transformation_of_flax(lifted):
         assert "nn.jit" in refusal(module, variables=variables)
         return
     model, source = jaxtta.from_linen(module, variables)
-    heads = ("segmentation", FEATURES, PIXELS)
-    outputs = [
-        applied(m, s, pictures(1, 16, 16, 3), stats.image(), heads=heads) for m, s in ((model, source), own("linen")[1])
-    ]
+    assert_as_jaxttas(model, source)
+
+
+@pytest.mark.parametrize("lifted", [nnx.remat, nnx.jit])
+def test_layers_inside_a_transformation_of_nnx(lifted):
+    assert_as_jaxttas(*jaxtta.from_nnx(nnx_network(own("linen")[1][1], lifted=lifted)))
+
+
+def assert_as_jaxttas(*theirs):
+    """Logits, maps, what is kept of each layer and slopes are those of jaxtta's own network."""
+    outputs, slopes, image = [], [], pictures(1, 16, 16, 3)
+    for model, source in (theirs, own("linen")[1]):
+        heads = ("segmentation", FEATURES, PIXELS)
+
+        def squares(encoder, model=model, source=source):
+            params = {**source.params, "encoder1": encoder}
+            outputs, _ = applied(model, source._replace(params=params), image, stats.image())
+            return jnp.mean(jnp.square(outputs["segmentation"]))
+
+        outputs.append(jax.jit(lambda x, m=model, s=source: applied(m, s, x, stats.running(0.1), heads=heads))(image))
+        slopes.append(jax.jit(jax.grad(squares))(source.params["encoder1"]))
     assert_trees_close(*outputs, **CLOSE)
+    assert_trees_close(*slopes, rtol=1e-3, atol=1e-5)

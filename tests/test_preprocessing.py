@@ -240,3 +240,42 @@ def test_a_prediction_comes_back_on_the_grid_of_the_file(tmp_path):
     for channel in range(2):
         np.testing.assert_array_equal(assembly.channel(channel), restored[..., channel] > 0.5)
     assert Assembly(sample, FUNDUS, keep=False).probabilities is None
+
+
+@pytest.mark.parametrize(("dtype", "high"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 4.0)])
+def test_a_window_makes_of_every_image_the_same_numbers(dtype, high):
+    values = (np.linspace(0.2, 0.6, 12 * 17 * 3).reshape(12, 17, 3) * high).astype(dtype)
+    preprocessing = Preprocessing((12, 17), intensity=f"window:0,{high}")
+    np.testing.assert_allclose(prepare(values, preprocessing), values / high, atol=1e-6)
+    larger = prepare(values, Preprocessing((24, 34), intensity=f"window:0,{high}"))
+    assert larger.dtype == np.float32 and larger.min() > 0.1 and larger.max() < 0.7
+    narrow = prepare(values, Preprocessing((9, 9), 1, intensity=f"window:{0.3 * high},{0.4 * high}"))
+    assert narrow.shape == (9, 9, 1) and (narrow.min(), narrow.max()) == (0, 1)
+    constant = np.full((4, 5, 1), high / 4).astype(dtype)
+    np.testing.assert_allclose(prepare(constant, Preprocessing((3, 3), intensity=f"window:0,{high}")), 0.25, atol=0.01)
+
+
+def test_any_number_of_grey_files_are_the_channels_of_an_image(tmp_path):
+    planes = RNG.integers(0, 256, (4, 12, 17), np.uint8)
+    for i, plane in enumerate(planes):
+        Image.fromarray(plane).save(tmp_path / f"a_{i:04d}.png")
+    preprocessing = Preprocessing((12, 17), 4, intensity="window:0,255")
+    [case] = find_cases(tmp_path, kind="image", modalities=preprocessing.modalities)
+    assert case.name == "a" and len(case.files) == 4
+    sample = preprocessing.open(case, FUNDUS)
+    np.testing.assert_allclose(sample.inputs(0)[0], np.moveaxis(planes, 0, -1) / 255, atol=1e-6)
+    Image.fromarray(RGB).save(tmp_path / "a_0002.png")
+    with pytest.raises(InputError, match=r"a_0002\.png: .*expected a grey image of 12 x 17"):
+        preprocessing.open(case, FUNDUS)
+    with pytest.raises(InputError, match="1 file, the source model takes 4 channels"):
+        preprocessing.open(case._replace(more=()), FUNDUS)
+
+
+def test_the_entry_for_the_range_came_later():
+    plain, windowed = Preprocessing((8, 4)), Preprocessing((8, 4), 2, intensity="window:0,255")
+    assert "intensity" not in kinds.to_dict(plain)  # as manifests always were
+    for preprocessing in (plain, windowed):
+        assert kinds.from_dict(json.loads(json.dumps(kinds.to_dict(preprocessing)))) == preprocessing
+    for text in ("zscore", "window:1,0", "window:1", "percentile:1,99"):
+        with pytest.raises(InputError, match="expected minmax or window:LOW,HIGH"):
+            Preprocessing((8, 4), intensity=text)

@@ -134,13 +134,23 @@ def adaptive() -> stats.Policy:
 
 
 def transformed(params: Any, memory: Any) -> Any:
-    """The parameters with γ', β' in every layer that mixed."""
+    """The parameters with γ', β' in every layer that mixed.
+
+    Raises:
+        InputError: such a layer lacks one of them.
+    """
     if isinstance(memory.get("memory"), Mixture):
+        if not {"scale", "bias"} <= params.keys():
+            raise InputError(
+                "domain_adaptor changes scale and bias of every batch norm, but the source model has one without them; "
+                "choose alpha_bn or another method"
+            )
         (image, mixed, _) = memory["memory"]
         factor = params["scale"] * jax.lax.rsqrt(mixed.variance + EPSILON)
         shift = params["bias"] + factor * (image.mean - mixed.mean)
         return {**params, "scale": factor * jnp.sqrt(image.variance + EPSILON), "bias": shift}
-    return {name: transformed(part, memory[name]) if name in memory else part for name, part in params.items()}
+    layers = {name: part for name, part in memory.items() if isinstance(part, dict)}
+    return params | {name: transformed(params.get(name, {}), part) for name, part in layers.items()}
 
 
 def generalised_entropy(task: Task, logits: Array, temperature: float) -> Array:

@@ -30,6 +30,12 @@ QUIET = {
 }
 """How networks are commonly told that they are not in training; a network is told what its `__call__` takes."""
 
+KEPT = "kept_"
+
+
+class Kept(nnx.Variable):
+    """What a layer of nnx kept in a collection: as a variable it leaves `nnx.remat` and the like with the others."""
+
 
 def from_linen(
     module: linen.Module,
@@ -117,8 +123,9 @@ def from_nnx(
         layers = _watched(network, variables, through)
         output = call(network, images)
         for path, layer in layers.items():
-            for collection, values in vars(layer).get("_kept", {}).items():
-                _put(kept[collection], path, values)
+            for collection in collections:
+                if hasattr(layer, KEPT + collection):
+                    _put(kept[collection], path, getattr(layer, KEPT + collection).get_value())
         return output, kept
 
     model = own_network(
@@ -206,7 +213,6 @@ def _watched(network: nnx.Module, variables: Tree, through: Callable[..., Any]) 
         path = tuple(map(str, keys))
         layers[path] = module
         object.__setattr__(module, "_stepped_into", _stepping(path, variables, through))
-        object.__setattr__(module, "_kept", {})
         object.__setattr__(module, "__class__", _stepped(type(module)))
     return layers
 
@@ -220,7 +226,7 @@ def _stepping(path: tuple[str, ...], variables: Tree, through: Callable[..., Any
 
     def step(module: nnx.Module, call: Callable[[], Any], arguments: tuple, keywords: dict[str, Any]) -> Any:
         def keep(collection: str, name: str, value: Any) -> None:
-            module._kept.setdefault(collection, {})[name] = value
+            setattr(module, KEPT + collection, Kept({name: value}))
 
         return through(Layer(path, module, value, keep), call, arguments, keywords)
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxtta import checkpoint
-from jaxtta.calibration import gate, trial, verdict
+from jaxtta.calibration import gate, measure, trial, verdict
 from jaxtta.core import InputError, Tree
 from jaxtta.data.cases import Case
 from jaxtta.plans import Calibration
@@ -31,6 +32,8 @@ def calibrate(plan: Calibration, folder: RunFolder) -> dict[str, Any]:
     if not plan.images and not plan.target:
         raise InputError("give labelled `images` of the source's own domain, or a few of the new one as `target`")
     loaded = checkpoint.load(plan.source)
+    blank = jax.ShapeDtypeStruct((1, *loaded.preprocessing.size, loaded.preprocessing.channels), np.float32)
+    jax.eval_shape(measure.moments_of(loaded.model, loaded.task), loaded.source, blank)  # whether it can be, at all
     checked = _checked(plan, loaded)
     subject = subject_of(loaded, list(checked.cases), draws=0 if plan.target else plan.draws, seed=plan.seed)
     identity = {
