@@ -1,6 +1,6 @@
 """Which methods work on networks with which norm layers, as the table of the README: `python -m experiments.norms`.
 
-Nothing is computed: a method is made for a small network of each kind and its state traced, where it refuses if it does.
+Nothing is computed: a method is made for a small network of each kind and its state traced, which is where one refuses.
 """
 
 import inspect

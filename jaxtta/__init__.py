@@ -4,6 +4,8 @@ Every command of the command line is a function of the same name, whose keywords
 
     jaxtta.adapt(source="source", images=["north/images"], out="result", method="tent")
 
+`jaxtta.from_torch` makes a checkpoint of a PyTorch module.
+
 Importing the package imports nothing heavy: functions and modules are loaded when they are first used.
 """
 
@@ -17,12 +19,15 @@ COMMANDS = (
 )
 MODULES = (
     *("benchmarks", "calibration", "checkpoint", "cli", "core", "data", "distributed", "encoders", "errors", "losses"),
-    *("methods", "metrics", "models", "objectives", "plans", "plots", "resize", "run", "runs", "schedule"),
-    *("segmentation", "stablehlo", "stats", "stored_tree", "style", "synthetic", "torch_import", "transfer", "views"),
-    *("workflows", "wrappers"),
+    *("methods", "metrics", "models", "objectives", "plans", "plots", "readable", "resize", "run", "runs", "schedule"),
+    *("segmentation", "stablehlo", "stats", "stored_tree", "style", "synthetic", "torch_export", "torch_import"),
+    *("torch_program", "torch_variables", "transfer", "views", "workflows", "wrappers"),
 )
-FUNCTIONS = {name: "jaxtta.models.flax_modules" for name in ("from_linen", "from_nnx", "from_function")}
-__all__ = [*COMMANDS, *MODULES, *FUNCTIONS]
+FUNCTIONS = {  # that take what no plan can hold
+    "from_torch": "jaxtta.workflows.convert",
+    **dict.fromkeys(("from_linen", "from_nnx", "from_function"), "jaxtta.models.flax_modules"),
+}
+__all__ = [*COMMANDS, *FUNCTIONS, *MODULES]
 
 
 def __getattr__(name: str):

@@ -12,7 +12,7 @@ import jax
 from jaxtta.core import InputError, Source, Task, Tree, encoder_of, paths
 from jaxtta.data import kinds
 from jaxtta.data.labels import check_labels
-from jaxtta.models import Model, build
+from jaxtta.models import ARCHITECTURES, Model, build
 from jaxtta.models.precision import in_single_precision
 from jaxtta.stored_tree import FORMAT as FORMAT
 from jaxtta.stored_tree import MANIFEST as MANIFEST
@@ -72,12 +72,10 @@ def save(
     Raises:
         InputError: a network of one's own has other classes than the task, or other channels than the images.
     """
-    own = model.config["architecture"] in OWN
-    if own:
+    if model.config["architecture"] in OWN:
         _check_own(model, task, preprocessing)
-    encoder = not own and set(source.params) == set(encoder_of(source).params)
     manifest = {
-        "kind": "encoder" if encoder else "model",
+        "kind": "encoder" if _is_encoder(model, source) else "model",
         "model": model.config,
         "task": dataclasses.asdict(task),
         "preprocessing": kinds.to_dict(preprocessing),
@@ -98,6 +96,12 @@ def _check_own(model: Model, task: Task, preprocessing: kinds.Kind) -> None:
             f"{config['module']} takes {config['channels']} channels in {config['dimensions']} dimensions, the "
             f"preprocessing makes {preprocessing.channels} in {len(preprocessing.size)}"
         )
+
+
+def _is_encoder(model: Model, source: Source) -> bool:
+    """Whether these are the variables of an encoder alone; what comes from elsewhere has names of its own."""
+    own = model.config["architecture"] in ARCHITECTURES
+    return own and set(source.params) == set(encoder_of(source).params)
 
 
 def load(path: Path | Checkpoint, *, kind: str = "model", model: Model | None = None) -> Checkpoint:

@@ -20,6 +20,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 import jaxtta
+from jaxtta import readable
 from jaxtta.core import InputError, Tree, paths
 
 FORMAT = 2  # 1 called bias and var of a norm layer shift and variance
@@ -75,7 +76,7 @@ def save_tree(path: Path, tree: Tree, manifest: dict[str, Any], *, among_others:
         files = _file_digests(temporary / TREE)
         verified = {"sha256": digest(tree), "leaves": leaves, "files": files}
         manifest = {"format": FORMAT, **manifest, "versions": versions(), **verified}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (temporary / MANIFEST).write_text(readable.text(manifest) + "\n")
         if among_others:  # a tree without its manifest is no checkpoint
             (path / MANIFEST).unlink(missing_ok=True)
             _replace(path / TREE, temporary / TREE)

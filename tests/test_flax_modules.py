@@ -241,7 +241,9 @@ def assert_as_jaxttas(*theirs):
             outputs, _ = applied(model, source._replace(params=params), image, stats.image())
             return jnp.mean(jnp.square(outputs["segmentation"]))
 
-        outputs.append(jax.jit(lambda x, m=model, s=source: applied(m, s, x, stats.running(0.1), heads=heads))(image))
+        outputs.append(
+            jax.jit(lambda x, m=model, s=source, h=heads: applied(m, s, x, stats.running(0.1), heads=h))(image)
+        )
         slopes.append(jax.jit(jax.grad(squares))(source.params["encoder1"]))
     assert_trees_close(*outputs, **CLOSE)
     assert_trees_close(*slopes, rtol=1e-3, atol=1e-5)

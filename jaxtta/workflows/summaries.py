@@ -57,8 +57,9 @@ def _pretrained(plan: Any, record: Mapping[str, Any]) -> list[str]:
 
 
 def _converted(plan: Any, manifest: Mapping[str, Any]) -> list[str]:
-    heads = ", ".join(manifest["model"]["heads"])
-    return [f"{plan.out}: {manifest['kind']} of {len(manifest['leaves'])} arrays, heads {heads}"]
+    heads = ", ".join(manifest["model"].get("heads", ["segmentation"]))
+    told = f"{plan.out}: {manifest['kind']} of {len(manifest['leaves'])} arrays, heads {heads}"
+    return [told, *manifest["provenance"].get("notes", [])]
 
 
 def _exported(plan: Any, record: Mapping[str, Any]) -> list[str]:
