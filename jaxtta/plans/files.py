@@ -10,11 +10,13 @@ from jaxtta.plans.words import Seed, Size, Values, Words
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion(Plan):
-    """Make a checkpoint of PyTorch weights (.pth, .safetensors or .npz).
+    """Make a checkpoint of PyTorch weights (.pth, .safetensors or .npz), or of a trained nnU-Net v2.
 
     Attributes:
-        weights: state dict in the released code's names, or of a torchvision ResNet.
+        weights: state dict in the released code's names, or of a torchvision ResNet; or the folder of an nnU-Net's
+            training, TRAINER__PLANS__CONFIGURATION, whose plans say all but the next two.
         out: the checkpoint's folder.
+        folds: of an nnU-Net: 0,1,... or all, the members of an ensemble; those that are there when not given.
         architecture: resunet18|34|50|101|152, or resnet18|34|... for a torchvision ResNet as an encoder for training.
         without_heads: the weights may lack self-supervised heads (VPTTA's do).
         activation: sigmoid: nested structures, each label inside the one before (disc, cup); softmax: exclusive
@@ -28,6 +30,7 @@ class Conversion(Plan):
 
     weights: Path = dataclasses.field(kw_only=False)
     out: Path
+    folds: Words = ()
     architecture: str = "resunet34"
     without_heads: bool = False
     activation: Literal["sigmoid", "softmax"] = "sigmoid"

@@ -1,10 +1,10 @@
-"""`jaxtta convert`: PyTorch weights become a checkpoint."""
+"""`jaxtta convert`: PyTorch weights, or the folder of a trained nnU-Net, become a checkpoint."""
 
 import hashlib
 from typing import Any
 
-from jaxtta import checkpoint
-from jaxtta.core import Task
+from jaxtta import checkpoint, nnunet_import
+from jaxtta.core import InputError, Task
 from jaxtta.data.labels import check_labels
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.plans import Conversion
@@ -13,9 +13,13 @@ from jaxtta.torch_import import convert, read_state_dict
 
 
 def convert_file(plan: Conversion) -> dict[str, Any]:
-    """Converts a file of weights; returns the manifest."""
+    """Converts a file of weights, or an nnU-Net's folder; returns the manifest."""
     weights, out = plan.weights, plan.out
     check_free(out, checkpoint.MANIFEST, "a checkpoint", overwrite=plan.overwrite)
+    if weights.is_dir():
+        return _convert_folder(plan)
+    if plan.folds:
+        raise InputError(f"{weights}: a file of weights has no folds; give an nnU-Net's folder, or leave `folds` out")
     model, source = convert(
         read_state_dict(weights), architecture=plan.architecture, allow_missing_heads=plan.without_heads
     )
@@ -33,3 +37,11 @@ def convert_file(plan: Conversion) -> dict[str, Any]:
     }
     checkpoint.save(out, model, source, task, preprocessing, provenance=provenance)
     return checkpoint.load_manifest(out)
+
+
+def _convert_folder(plan: Conversion) -> dict[str, Any]:
+    converted = nnunet_import.convert(plan.weights, folds=plan.folds)
+    provenance = {"command": "convert", "weights": str(plan.weights), "weights_sha256": converted.weights}
+    model, source, task, preprocessing = converted[:4]
+    checkpoint.save(plan.out, model, source, task, preprocessing, provenance=provenance)
+    return checkpoint.load_manifest(plan.out)

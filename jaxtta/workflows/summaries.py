@@ -57,8 +57,9 @@ def _pretrained(plan: Any, record: Mapping[str, Any]) -> list[str]:
 
 
 def _converted(plan: Any, manifest: Mapping[str, Any]) -> list[str]:
-    heads = ", ".join(manifest["model"]["heads"])
-    return [f"{plan.out}: {manifest['kind']} of {len(manifest['leaves'])} arrays, heads {heads}"]
+    model = manifest["model"]
+    parts = "members" if "members" in model else "heads"
+    return [f"{plan.out}: {manifest['kind']} of {len(manifest['leaves'])} arrays, {parts} {', '.join(model[parts])}"]
 
 
 def _exported(plan: Any, record: Mapping[str, Any]) -> list[str]:
