@@ -132,9 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs it all; `arguments` are those of the command line when None."""
     parser = argparse.ArgumentParser("python -m experiments.nnunet_parity", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the Decathlon's Task04_Hippocampus")
-    parser.add_argument(
-        "--models", type=Path, nargs="+", required=True, metavar="DIR", help="nnU-Nets' folders"
-    )
+    parser.add_argument("--models", type=Path, nargs="+", required=True, metavar="DIR", help="nnU-Nets' folders")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; what is there is kept")
     parser.add_argument("--folds", nargs="+", default=["0"], help="of every one (0)")
     parser.add_argument("--held-out", type=int, default=4, metavar="N", help="volumes to compare, every other one (4)")

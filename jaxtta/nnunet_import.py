@@ -119,7 +119,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _missing(error: ImportError) -> InputError:
-    package = {"dynamic_network_architectures": "dynamic-network-architectures"}.get(error.name or "", error.name)
+    package = (error.name or "torch").split(".")[0].replace("_", "-")
     return InputError(f"converting an nnU-Net needs {package}; install it with: pip install 'jaxtta[nnunet]'")
 
 
