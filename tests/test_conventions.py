@@ -24,7 +24,7 @@ LAYERS = (
     {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "data", "synthetic"},
     {"losses", "objectives", "models"},
     {"calibration"},
-    {"methods", "wrappers", "checkpoint", "torch_import"},
+    {"methods", "wrappers", "checkpoint", "torch_import", "torch_export"},
     {"run", "segmentation", "plots", "stablehlo", "nnunet_import"},
     {"runs"},
     {"transfer", "encoders", "benchmarks"},

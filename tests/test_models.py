@@ -267,7 +267,7 @@ class Convolved(nn.Module):
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_convolution_slice_by_slice_is_the_plain_one(size):
+def test_a_convolutionslice_by_slice_is_the_plain_one(size):
     x, kernel = pictures(2, 5, 6, 7, 3), pictures(size, size, size, 3, 4, seed=1) - 0.5
 
     def plain(x, kernel):

@@ -1,70 +1,45 @@
 """Networks as pure functions: `build` makes a `Model` from a configuration that a checkpoint can hold."""
 
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxtta import stats as statistics
-from jaxtta.core import Array, InputError, Key, Source, Tree, paths
+from jaxtta.core import Array, InputError, Key, Source, Tree
+from jaxtta.models import torch_graph
 from jaxtta.models.ensemble import ENSEMBLE, build_ensemble
 from jaxtta.models.heads import FEATURES, HEADS, PIXELS
 from jaxtta.models.layers import MOMENTS, NORMS
+from jaxtta.models.model import Model as Model
+from jaxtta.models.model import crop, initial, pad, require_heads
+from jaxtta.models.model import require_batch_norm as require_batch_norm
 from jaxtta.models.resunet import BLOCKS, ResUNet
 from jaxtta.models.unet import UNet
-from jaxtta.models.whitening import identity_like
 
 ARCHITECTURES = {"resunet": ResUNet, "unet": UNet}
-
-
-class Model(NamedTuple):
-    """A network without its variables.
-
-    Attributes:
-        apply: `(variables, images, *, stats, heads=("segmentation",), deepest=None) -> ({head: array}, memory)`.
-            `variables` has `params`, `batch_stats` and optionally `memory` (of the statistics policy; made afresh when
-            absent). Any size of image: the input is padded by its edge to a multiple of the stride and the outputs are
-            cropped back. Among the heads may be `"features"`, the deepest map, of the padded image and not cropped;
-            beside `"segmentation"` also `"pixels"`, the finest map, of which that is a 1x1 convolution; and
-            `"moments"`, mean and variance, `[channels]` each, of what each norm layer is given, whatever its kind, a
-            nested dictionary whose leaves are `{"input": (mean, variance)}`. `deepest` is a function of the deepest
-            map, put between encoder and heads: they, and `"features"`, see what it returns.
-        init: `(key) -> Source`, random weights in float32.
-        config: what `build` made it from; JSON can hold it.
-        heads: the heads it has.
-        stride: the factor by which its deepest map is smaller than the image.
-        dimensions: spatial dimensions.
-        channels: channels of its images.
-        norm: kind of its norm layers, `"batch"`, `"instance"` or `"group"`.
-        mirrors: axes of space along which its predictions are averaged over mirror images (`wrappers.mirrored`).
-        members: of an ensemble, the networks by their names.
-    """
-
-    apply: Callable[..., tuple[dict[str, Array], Tree]]
-    init: Callable[[Key], Source]
-    config: dict[str, Any]
-    heads: tuple[str, ...]
-    stride: int
-    dimensions: int
-    channels: int
-    norm: str
-    mirrors: tuple[int, ...] = ()
-    members: Mapping[str, Any] = MappingProxyType({})
+OTHERS = {  # that come from elsewhere, with their weights
+    torch_graph.ARCHITECTURE: torch_graph.build,
+    ENSEMBLE: lambda config: build_ensemble(config, build),
+}
 
 
 def build(config: dict[str, Any]) -> Model:
-    """A model from its configuration, `{"architecture": "resunet" | "unet", ...}` and the attributes of that network's
-    class; or that of an ensemble, see `jaxtta.models.ensemble`.
+    """A model from its configuration: `{"architecture": "resunet" | "unet", ...}` and the attributes of that network's
+    class, or `{"architecture": "torch_graph", ...}` as `jaxtta.torch_export` makes it; or that of an ensemble, see
+    `jaxtta.models.ensemble`.
 
     Raises:
         InputError: an architecture, attribute or value that does not exist; the message lists the choices.
     """
-    if config.get("architecture") == ENSEMBLE:
-        return build_ensemble(config, build)
+    return OTHERS.get(config.get("architecture"), _own)(config)
+
+
+def _own(config: dict[str, Any]) -> Model:
+    """One of jaxtta's own networks."""
     config = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     name, options = config.get("architecture"), {k: v for k, v in config.items() if k != "architecture"}
     _check(name, options)
@@ -82,14 +57,12 @@ def build(config: dict[str, Any]) -> Model:
     ):
         require_heads(module.heads, tuple(head for head in heads if head not in (FEATURES, PIXELS, MOMENTS)))
         space = images.shape[1:-1]
-        extra = [-n % module.stride for n in space]
-        if any(extra):
-            images = jnp.pad(images, [(0, 0), *((0, e) for e in extra), (0, 0)], mode="edge")
+        images = pad(images, module.stride)
         network = module.clone(policy=stats)
         mutable = ["memory", *([MOMENTS] if MOMENTS in heads else [])]
         outputs, changed = network.apply(variables, images, heads=heads, deepest=deepest, mutable=mutable)
         padded = images.shape[1:-1]
-        cropped = {head: x if head == FEATURES else _crop(x, space, padded) for head, x in outputs.items()}
+        cropped = {head: x if head == FEATURES else crop(x, space, padded) for head, x in outputs.items()}
         cropped |= {MOMENTS: changed[MOMENTS]} if MOMENTS in heads else {}
         return cropped, changed.get("memory", {})
 
@@ -99,9 +72,9 @@ def build(config: dict[str, Any]) -> Model:
         # One draw for all kernels: a draw for each would take XLA longer to compile than a training step.
         sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])]
         drawn = jnp.split(jax.random.normal(key, (sum(sizes),), jnp.float32), np.cumsum(sizes)[:-1])
-        params = _initial(shapes["params"], drawn)
+        params = initial(shapes["params"], drawn)
         stats = shapes.get("batch_stats", {})
-        return Source(params, _initial(stats, jax.tree.leaves(stats)))
+        return Source(params, initial(stats, jax.tree.leaves(stats)))
 
     return Model(apply, init, config, module.heads, module.stride, module.dimensions, module.channels, norm)
 
@@ -109,47 +82,6 @@ def build(config: dict[str, Any]) -> Model:
 def features(model: Model, source: Source, images: Array) -> Array:
     """The deepest map of the (padded) images with running statistics, `[batch, *space / stride, channels]`."""
     return model.apply(source._asdict(), images, stats=statistics.source(), heads=(FEATURES,))[0][FEATURES]
-
-
-def _initial(shapes: Tree, drawn: list[Array]) -> Tree:
-    """What variables start from: kernels `N(0, 2 / fan in)` (He et al., 2015), scales and variances 1, covariances the
-    identity, others 0.
-    """
-    leaves = []
-    for path, shape, normal in zip(paths(shapes), jax.tree.leaves(shapes), drawn):
-        if path[-1] == "kernel":
-            leaves.append(math.sqrt(2 / math.prod(shape.shape[:-1])) * normal.reshape(shape.shape))
-        elif path[-1] == "var" and len(shape.shape) == 3:
-            leaves.append(identity_like(shape))
-        else:
-            leaves.append(jnp.full(shape.shape, 1.0 if path[-1] in ("scale", "var") else 0.0, shape.dtype))
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-
-
-def require_heads(present: tuple[str, ...], wanted: tuple[str, ...]) -> None:
-    """Raises InputError when a wanted head is not present, with the mend."""
-    missing = [head for head in wanted if head not in present]
-    if missing:
-        raise InputError(
-            f"the source model has no {' and no '.join(missing)} head (it has {', '.join(present)}); "
-            "choose an objective that needs no other head, or train a source with these heads"
-        )
-
-
-def require_batch_norm(model: Model, method: str) -> None:
-    """Raises InputError when a method that chooses the statistics of batch norm is given a network without it."""
-    if model.norm != "batch":
-        raise InputError(
-            f"{method} changes the statistics of batch norm, but the source model has {model.norm} norm, which always "
-            "uses the statistics of the image itself; choose source (no update), tent or grata (adapt scale and shift)"
-        )
-
-
-def _crop(output: Array, space: tuple[int, ...], padded: tuple[int, ...]) -> Array:
-    if output.ndim != len(space) + 2:
-        return output
-    scale = output.shape[1] // padded[0]
-    return output[(slice(None), *(slice(n * scale) for n in space))]
 
 
 def _check(name: str | None, options: dict[str, Any]) -> None:

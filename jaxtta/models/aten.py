@@ -1,0 +1,306 @@
+"""The operations of a PyTorch graph, by the names ATen gives them, without dimensions, overloads and in-place forms.
+
+Each takes its arguments by ATen's names, but `x` for `self` or `input` and for the list `tensors`, as `Laid` arrays,
+numbers and lists of them. Norm layers are not among them: those are the network's own matter.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtta.core import Array
+from jaxtta.models import torch_layers as layers
+from jaxtta.models.layouts import Laid, along, last, per_axis, plain, plainly, pointwise, reducing, spatially, whole
+
+
+class Kernel:
+    """A convolution's or dense layer's kernel whose axes were put in JAX's order once and for all."""
+
+    def __init__(self, array: Array):
+        """Takes `[*size, in, out]`."""
+        self.array = array
+
+
+def _kernel(weight: Kernel | Laid, *, transposed: bool = False) -> Array:
+    """A kernel; one that the graph computes is still in PyTorch's order."""
+    if isinstance(weight, Kernel):
+        return weight.array
+    array = plain(weight)
+    return jnp.transpose(array, (*range(2, array.ndim), *((0, 1) if transposed else (1, 0))))
+
+
+def _bias(bias: Laid | None) -> Array | None:
+    return None if bias is None else plain(bias)
+
+
+def _convolution(x: Laid, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Laid:
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return Laid(layers.convolution(last(x), _kernel(weight), _bias(bias), **options), True)
+
+
+def _transposed(x: Laid, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1) -> Laid:
+    options = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    kernel = _kernel(weight, transposed=True)
+    return Laid(layers.transposed_convolution(last(x), kernel, _bias(bias), **options, groups=groups), True)
+
+
+def _linear(x: Laid, weight, bias=None) -> Laid:
+    y = plain(x) @ _kernel(weight)
+    return Laid(y if bias is None else y + plain(bias).reshape((1,) * (y.ndim - 1) + (-1,)))
+
+
+def _pad(x: Laid, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Laid:
+    widths = [(0, 0)] * x.rank
+    for i in range(len(pad) // 2):
+        widths[-1 - i] = (pad[2 * i], pad[2 * i + 1])
+    return Laid(layers.padded(x.array, per_axis(x, widths), mode, value), x.last)
+
+
+def _repeat(x: Laid, repeats: Sequence[int]) -> Laid:
+    if len(repeats) != x.rank:
+        return Laid(jnp.tile(plain(x), tuple(repeats)))
+    return Laid(jnp.tile(x.array, tuple(per_axis(x, repeats))), x.last)
+
+
+def _slice(x: Array, axis: int, start: int | None = None, end: int | None = None, step: int = 1) -> Array:
+    return x[_at(axis, slice(start, None if end is None or end > 2**60 else end, step))]
+
+
+def _at(axis: int, part: Any) -> tuple:
+    return (slice(None),) * axis + (part,)
+
+
+def _slice_scatter(x: Array, axis: int, src: Array, start=None, end=None, step: int = 1) -> Array:
+    return x.at[_at(axis, slice(start, None if end is None or end > 2**60 else end, step))].set(src.astype(x.dtype))
+
+
+def _select(x: Array, dim: int, index: int) -> Array:
+    return jax.lax.index_in_dim(x, index, dim % x.ndim, keepdims=False)
+
+
+def _select_scatter(x: Array, src: Array, dim: int, index: int) -> Array:
+    return x.at[_at(dim % x.ndim, index)].set(src.astype(x.dtype))
+
+
+def _split(x: Array, axis: int, *, split_size: Any) -> list[Array]:
+    many = isinstance(split_size, list | tuple)
+    cuts = np.cumsum(split_size)[:-1] if many else range(split_size, x.shape[axis], split_size)
+    return jnp.split(x, [int(cut) for cut in cuts], axis)
+
+
+def _chunk(x: Array, axis: int, *, chunks: int) -> list[Array]:
+    return _split(x, axis, split_size=-(-x.shape[axis] // chunks))
+
+
+def _expand(x: Array, size: Sequence[int]) -> Array:
+    missing = len(size) - x.ndim
+    return jnp.broadcast_to(
+        x.reshape((1,) * missing + x.shape),
+        [x.shape[i - missing] if n == -1 else n for i, n in enumerate(size)],
+    )
+
+
+def _flatten(x: Array, start_dim: int = 0, end_dim: int = -1) -> Array:
+    end = end_dim % x.ndim
+    return x.reshape(*x.shape[:start_dim], math.prod(x.shape[start_dim : end + 1]), *x.shape[end + 1 :])
+
+
+def _unflatten(x: Array, dim: int, sizes: Sequence[int]) -> Array:
+    dim %= x.ndim
+    return x.reshape(*x.shape[:dim], *whole(sizes, x.shape[dim]), *x.shape[dim + 1 :])
+
+
+def _squeeze(x: Array, dim: Any = None) -> Array:
+    dims = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
+    return jnp.squeeze(x, tuple(d % x.ndim for d in dims if x.shape[d] == 1))
+
+
+def _matmul(x: Array, other: Array) -> Array:
+    batch = max(x.ndim, other.ndim) - 2
+    if min(x.ndim, other.ndim) < 2 or batch == 0:
+        return x @ other
+    return jnp.matmul(*(part.reshape((1,) * (batch + 2 - part.ndim) + part.shape) for part in (x, other)))
+
+
+def _index(x: Array, indices: Sequence[Array | None]) -> Array:
+    return x[tuple(slice(None) if index is None else index for index in indices)]
+
+
+def _arange(end: Any, start: Any = 0, step: Any = 1, *, dtype: Any = None) -> Laid:
+    return Laid(jnp.asarray(np.arange(start, end, step), dtype))
+
+
+def _clamp(x: Array, min: Any = None, max: Any = None) -> Array:
+    return jnp.clip(x, min, max)
+
+
+def _divided(x: Any, other: Any, rounding_mode: str | None = None) -> Array:
+    if rounding_mode is None:
+        return jnp.true_divide(x, other)
+    return jnp.floor_divide(x, other) if rounding_mode == "floor" else jnp.trunc(jnp.true_divide(x, other))
+
+
+def _prelu(x: Laid, weight: Laid) -> Laid:
+    slope, map = plain(weight), x.last or x.rank < 3
+    shape = (1,) * (x.rank - 1) + (-1,) if map else (1, -1) + (1,) * (x.rank - 2)
+    return Laid(jnp.where(x.array >= 0, x.array, x.array * slope.reshape(shape)), x.last)
+
+
+def _variance(x: Array, axes: tuple, keepdims: bool, correction: float | None = 1) -> Array:
+    return jnp.var(x, axes, ddof=1 if correction is None else correction, keepdims=keepdims)
+
+
+def _norm(x: Array, axes: tuple, keepdims: bool, ord: float = 2) -> Array:
+    return jnp.power(jnp.sum(jnp.power(jnp.abs(x), ord), axes, keepdims=keepdims), 1 / ord)
+
+
+def _filled(size: Sequence[int], fill_value: Any, dtype: Any) -> Laid:
+    return Laid(jnp.full(tuple(size), fill_value, dtype))
+
+
+def _resizing(resize: Callable) -> Callable:
+    return spatially(resize)
+
+
+def _cast(x: Laid, dtype: Any = None) -> Laid:
+    return Laid(x.array if dtype is None else x.array.astype(dtype), x.last)
+
+
+def _unary(function: Callable) -> Callable:
+    return pointwise(lambda x: function(x))
+
+
+def _binary(function: Callable) -> Callable:
+    return pointwise(lambda x, other: function(x, other))
+
+
+def _elu(x: Array, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Array:
+    return scale * jnp.where(x > 0, x, alpha * jnp.expm1(input_scale * jnp.minimum(x, 0)))
+
+
+def _softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
+    return jnp.where(x * beta > threshold, x, jnp.logaddexp(beta * x, jnp.zeros_like(x)) / beta)
+
+
+def _gelu(x: Array, approximate: str = "none") -> Array:
+    return jax.nn.gelu(x, approximate=approximate == "tanh")
+
+
+LAYERS = {
+    "conv": _convolution,
+    "conv_transpose": _transposed,
+    "linear": _linear,
+    "max_pool": spatially(layers.max_pool),
+    "avg_pool": spatially(layers.avg_pool),
+    "adaptive_avg_pool": spatially(layers.adaptive_avg_pool),
+    "upsample_linear": spatially(layers.linear),
+    "upsample_nearest": spatially(layers.nearest),
+    "upsample_cubic": spatially(layers.cubic),
+    "pixel_shuffle": spatially(lambda x, upscale_factor: layers.shuffle(x, upscale_factor)),
+    "pad": _pad,
+    "prelu": _prelu,
+    "scaled_dot_product_attention": plainly(layers.attention),
+}
+POINTWISE = {
+    "add": pointwise(lambda x, other, alpha=1: x + (other if alpha == 1 else alpha * other)),
+    "sub": pointwise(lambda x, other, alpha=1: x - (other if alpha == 1 else alpha * other)),
+    "rsub": pointwise(lambda x, other, alpha=1: other - (x if alpha == 1 else alpha * x)),
+    "div": pointwise(_divided),
+    "pow": pointwise(lambda x, exponent: x**exponent),
+    "where": pointwise(lambda condition, x, other: jnp.where(condition, x, other)),
+    "masked_fill": pointwise(lambda x, mask, value: jnp.where(mask, value, x)),
+    "clamp": pointwise(_clamp),
+    "clamp_min": pointwise(_clamp),
+    "clamp_max": pointwise(_clamp),
+    "hardtanh": pointwise(lambda x, min_val=-1.0, max_val=1.0: jnp.clip(x, min_val, max_val)),
+    "leaky_relu": pointwise(lambda x, negative_slope=0.01: jnp.where(x >= 0, x, negative_slope * x)),
+    "elu": pointwise(_elu),
+    "softplus": pointwise(_softplus),
+    "gelu": pointwise(_gelu),
+    "fill": pointwise(lambda x, value: jnp.zeros_like(x) + value),
+    **{name: _binary(function) for name, function in {
+        "mul": operator.mul, "maximum": jnp.maximum, "minimum": jnp.minimum, "eq": operator.eq, "ne": operator.ne,
+        "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge, "logical_and": jnp.logical_and,
+        "logical_or": jnp.logical_or, "atan2": jnp.arctan2, "remainder": jnp.remainder,
+    }.items()},
+    **{name: _unary(function) for name, function in {
+        "relu": jax.nn.relu, "relu6": jax.nn.relu6, "sigmoid": jax.nn.sigmoid, "silu": jax.nn.silu, "tanh": jnp.tanh,
+        "hardswish": jax.nn.hard_swish, "hardsigmoid": jax.nn.hard_sigmoid, "mish": jax.nn.mish, "selu": jax.nn.selu,
+        "log_sigmoid": jax.nn.log_sigmoid, "exp": jnp.exp, "log": jnp.log, "sqrt": jnp.sqrt, "rsqrt": jax.lax.rsqrt,
+        "neg": operator.neg, "abs": jnp.abs, "square": jnp.square, "reciprocal": jnp.reciprocal, "sin": jnp.sin,
+        "cos": jnp.cos, "erf": jax.lax.erf, "floor": jnp.floor, "logical_not": jnp.logical_not,
+        "zeros_like": jnp.zeros_like, "ones_like": jnp.ones_like,
+    }.items()},
+}  # fmt: skip
+AXES = {
+    "cat": along(lambda x, axis: jnp.concatenate(x, axis)),
+    "softmax": along(lambda x, axis: jax.nn.softmax(x, axis)),
+    "log_softmax": along(lambda x, axis: jax.nn.log_softmax(x, axis)),
+    "slice": along(_slice),
+    "slice_scatter": along(_slice_scatter),
+    "narrow": along(lambda x, axis, start, length: _slice(x, axis, start, start + length)),
+    "split": along(_split),
+    "chunk": along(_chunk),
+    "flip": along(jnp.flip),
+    "roll": along(lambda x, axis, shifts: jnp.roll(x, tuple(shifts), axis)),
+    "cumsum": along(lambda x, axis: jnp.cumsum(x, axis)),
+    "mean": reducing(lambda x, axes, keep: jnp.mean(x, axes, keepdims=keep)),
+    "sum": reducing(lambda x, axes, keep: jnp.sum(x, axes, keepdims=keep)),
+    "amax": reducing(lambda x, axes, keep: jnp.max(x, axes, keepdims=keep)),
+    "amin": reducing(lambda x, axes, keep: jnp.min(x, axes, keepdims=keep)),
+    "var": reducing(_variance),
+    "std": reducing(lambda *of, **options: jnp.sqrt(_variance(*of, **options))),
+    "linalg_vector_norm": reducing(_norm),
+    "repeat": _repeat,
+}
+ORDER = {
+    "view": plainly(lambda x, size: x.reshape(whole(size, x.size))),
+    "flatten": plainly(_flatten),
+    "unflatten": plainly(_unflatten),
+    "permute": plainly(lambda x, dims: jnp.transpose(x, [d % x.ndim for d in dims])),
+    "transpose": plainly(lambda x, dim0, dim1: jnp.swapaxes(x, dim0, dim1)),
+    "squeeze": plainly(_squeeze),
+    "unsqueeze": plainly(lambda x, dim: jnp.expand_dims(x, dim)),
+    "expand": plainly(_expand),
+    "select": plainly(_select),
+    "select_scatter": plainly(_select_scatter),
+    "unbind": plainly(lambda x, dim=0: [_select(x, dim, i) for i in range(x.shape[dim])]),
+    "stack": plainly(lambda x, dim=0: jnp.stack(x, dim)),
+    "matmul": plainly(_matmul),
+    "addmm": plainly(lambda x, mat1, mat2: mat1 @ mat2 + x.reshape((1,) * (2 - x.ndim) + x.shape)),
+    "baddbmm": plainly(lambda x, batch1, batch2, beta=1, alpha=1: beta * x + alpha * (batch1 @ batch2)),
+    "einsum": plainly(lambda equation, x: jnp.einsum(equation, *x)),
+    "index": plainly(_index),
+    "index_select": plainly(lambda x, dim, index: jnp.take(x, index, dim)),
+    "embedding": plainly(lambda weight, indices: jnp.take(weight, indices, 0)),
+}
+MADE = {
+    "zeros": lambda size, dtype: _filled(size, 0, dtype),
+    "ones": lambda size, dtype: _filled(size, 1, dtype),
+    "full": lambda size, fill_value, dtype: _filled(size, fill_value, dtype),
+    "scalar_tensor": lambda s, dtype: _filled((), s, dtype),
+    "arange": _arange,
+}
+SIZES = {
+    "sym_size": lambda x, dim: x.shape[dim],
+    "sym_add": operator.add,
+    "sym_sub": operator.sub,
+    "sym_mul": operator.mul,
+    "sym_floordiv": operator.floordiv,
+    "sym_truediv": operator.truediv,
+    "sym_mod": operator.mod,
+    "sym_neg": operator.neg,
+    "sym_pow": operator.pow,
+    "sym_max": max,
+    "sym_min": min,
+    "sym_float": float,
+    "sym_int": int,
+    "sym_ceil": math.ceil,
+    "sym_floor": math.floor,
+}
+OPERATIONS = {**LAYERS, **POINTWISE, **AXES, **ORDER, **MADE, "cast": _cast, "getitem": lambda x, index: x[index]}
