@@ -6,6 +6,7 @@ as nnU-Net does, and go the way of every PyTorch network (`jaxtta.torch_export`)
 Checkpoints are read as weights only: of what else they hold nothing is executed but numbers of NumPy.
 """
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Mapping
@@ -65,6 +66,8 @@ def convert(folder: Path, *, folds: tuple[str, ...] = (), name: str = WEIGHTS) -
     task, values = nnunet_plans.labels_of(dataset)
     channels = nnunet_plans.channels_of(dataset)
     preprocessing = nnunet_plans.preprocessing(plans, merged, channels=channels, mask_values=values)
+    height, width = preprocessing.spacing[-2:]
+    task = dataclasses.replace(task, quarter_turns=abs(height / width - 1) < 0.1)
     exported = {
         fold: _exported(folder / fold / name, merged, one["network_weights"], channels, task)
         for fold, one in read.items()
