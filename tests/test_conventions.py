@@ -26,7 +26,7 @@ LAYERS = (
     {"losses", "objectives", "models"},
     {"calibration"},
     {"methods", "wrappers", "checkpoint", "torch_import", "torch_export", "torch_program", "torch_variables"},
-    {"run", "segmentation", "plots", "stablehlo"},
+    {"run", "segmentation", "plots", "stablehlo", "nnunet_import"},
     {"runs"},
     {"transfer", "encoders", "benchmarks"},
     {"workflows"},
@@ -34,7 +34,7 @@ LAYERS = (
     {"__main__"},
 )
 ONE_FILE_OWNS = {
-    "torch": {"torch_import.py", "torch_export.py", "torch_program.py"},  # weights, and networks in two steps
+    "torch": {"torch_import.py", "torch_export.py", "torch_program.py", "nnunet_import.py"},
     "nibabel": "data/nifti.py",
     "matplotlib": "plots.py",
     "PIL": "data/images.py",

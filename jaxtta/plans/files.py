@@ -10,12 +10,15 @@ from jaxtta.plans.words import Reals, Seed, Size, Values, Words
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion(Plan):
-    """Make a checkpoint of a PyTorch network (.pt2), or of weights of one that is known (.pth, .safetensors or .npz).
+    """Make a checkpoint of a PyTorch network (.pt2), a trained nnU-Net v2 (its folder), or known weights (.pth,
+    .safetensors or .npz).
 
     Attributes:
-        weights: any network as torch.export.save wrote it; or a state dict in the released code's names, or of a
-            torchvision ResNet. A module in memory: jaxtta.from_torch.
+        weights: any network as torch.export.save wrote it; the folder of an nnU-Net's training,
+            TRAINER__PLANS__CONFIGURATION, whose plans say all but the folds; or a state dict in the released code's
+            names, or of a torchvision ResNet. A module in memory: jaxtta.from_torch.
         out: the checkpoint's folder.
+        folds: of an nnU-Net: 0,1,... or all, the members of an ensemble; those that are there when not given.
         architecture: resunet18|34|50|101|152, or resnet18|34|... for a torchvision ResNet as an encoder for training.
         without_heads: the weights may lack self-supervised heads (VPTTA's do).
         activation: sigmoid: nested structures, each label inside the one before (disc, cup); softmax: exclusive
@@ -32,6 +35,7 @@ class Conversion(Plan):
 
     weights: Path = dataclasses.field(kw_only=False)
     out: Path
+    folds: Words = ()
     architecture: str = "resunet34"
     without_heads: bool = False
     activation: Literal["sigmoid", "softmax"] = "sigmoid"

@@ -1,10 +1,10 @@
-"""`jaxtta convert` and `jaxtta.from_torch`: a PyTorch network, or weights of one that is known, become a checkpoint."""
+"""`jaxtta convert` and `jaxtta.from_torch`: a PyTorch network, an nnU-Net, or known weights become a checkpoint."""
 
 import hashlib
 from pathlib import Path
 from typing import Any
 
-from jaxtta import checkpoint
+from jaxtta import checkpoint, nnunet_import
 from jaxtta.core import InputError, Task
 from jaxtta.data import kinds
 from jaxtta.data.labels import check_labels
@@ -18,8 +18,12 @@ from jaxtta.workflows.recognition import kind_of, refuse_families
 
 
 def convert_file(plan: Conversion) -> dict[str, Any]:
-    """Converts a file of weights or of an exported network; returns the manifest."""
+    """Converts a file of weights or of an exported network, or an nnU-Net's folder; returns the manifest."""
     check_free(plan.out, checkpoint.MANIFEST, "a checkpoint", overwrite=plan.overwrite)
+    if plan.weights.is_dir():
+        return _convert_folder(plan)
+    if plan.folds:
+        raise InputError(f"{plan.weights}: a file has no folds; give an nnU-Net's folder, or leave `folds` out")
     return (_convert_program if kind_of(plan.weights) == "program" else _convert_weights)(plan)
 
 
@@ -115,3 +119,11 @@ def _save(out: Path, exported: Exported, task: Task, preprocessing: kinds.Kind, 
     check_labels(preprocessing.mask_values, task)
     provenance = {**provenance, "notes": list(exported.notes)}
     checkpoint.save(out, exported.model, exported.source, task, preprocessing, provenance=provenance)
+
+
+def _convert_folder(plan: Conversion) -> dict[str, Any]:
+    converted = nnunet_import.convert(plan.weights, folds=plan.folds)
+    provenance = {"command": "convert", "weights": str(plan.weights), "weights_sha256": converted.weights}
+    model, source, task, preprocessing = converted[:4]
+    checkpoint.save(plan.out, model, source, task, preprocessing, provenance=provenance)
+    return checkpoint.load_manifest(plan.out)

@@ -57,9 +57,11 @@ def _pretrained(plan: Any, record: Mapping[str, Any]) -> list[str]:
 
 
 def _converted(plan: Any, manifest: Mapping[str, Any]) -> list[str]:
-    heads = ", ".join(manifest["model"].get("heads", ["segmentation"]))
-    told = f"{plan.out}: {manifest['kind']} of {len(manifest['leaves'])} arrays, heads {heads}"
-    return [told, *manifest["provenance"].get("notes", [])]
+    model = manifest["model"]
+    parts = "members" if "members" in model else "heads"
+    told = f"{manifest['kind']} of {len(manifest['leaves'])} arrays, {parts} "
+    told += ", ".join(model.get(parts, ["segmentation"]))
+    return [f"{plan.out}: {told}", *manifest["provenance"].get("notes", [])]
 
 
 def _exported(plan: Any, record: Mapping[str, Any]) -> list[str]:
