@@ -153,21 +153,24 @@ def read_mask(path: Path) -> np.ndarray:
         path: a PNG, TIFF or BMP file of one frame; RGB is read when its three channels are equal.
 
     Raises:
-        InputError: as `read_image`; also colours, an alpha that tells pixels apart, numbers that are not whole or
-            beyond 32 bits, and lossy compression, which alters the values of a mask.
+        InputError: as `read_image`; also colours, an alpha that tells pixels of one value apart, numbers that are not
+            whole or beyond 32 bits, and lossy compression, which alters the values of a mask.
     """
     path = Path(path)
     stored = _stored(path)
-    pixels = stored.pixels[..., 0]
+    pixels = stored.pixels.astype(np.float64) if stored.pixels.dtype.kind == "f" else stored.pixels
     if stored.lossy:
         raise InputError(f"{path}: JPEG compression alters the values of a mask; save the mask as PNG")
-    if np.any(stored.pixels != stored.pixels[..., :1]):
-        raise InputError(f"{path}: a mask in colours, expected one number a pixel; save it as grey or palette PNG")
-    if stored.hidden:
-        raise InputError(f"{path}: a mask with an alpha that tells pixels apart; save its labels alone, as grey PNG")
     if not np.all((pixels >= -(2**31)) & (pixels < 2**31) & (pixels == np.trunc(pixels))):
         raise InputError(
             f"{path}: a mask with fractions, NaN or beyond 32 bits, expected whole numbers; save it as PNG"
+        )
+    if np.any(pixels != pixels[..., :1]):
+        raise InputError(f"{path}: a mask in colours, expected one number a pixel; save it as grey or palette PNG")
+    pixels = pixels[..., 0]
+    if stored.hidden and np.unique(pixels + 1j * stored.alpha).size > np.unique(pixels).size:
+        raise InputError(
+            f"{path}: a mask whose alpha tells pixels of one value apart; save its labels alone, as grey PNG"
         )
     return pixels.astype(np.int32)
 
