@@ -32,7 +32,7 @@ def test_masks(tmp_path):
     frame.save(tmp_path / "palette.png")
     Image.fromarray(labels).save(tmp_path / "grey.bmp")
     Image.fromarray(np.dstack([labels] * 3)).save(tmp_path / "rgb.png")
-    Image.fromarray(np.dstack([labels] * 3 + [GREY])).save(tmp_path / "rgba.png")
+    Image.fromarray(np.dstack([labels] * 3 + [labels * 90])).save(tmp_path / "rgba.png")
     Image.fromarray(labels.astype(np.float32)).save(tmp_path / "float.tif")
     for name in ("palette.png", "grey.bmp", "rgb.png", "rgba.png", "float.tif"):
         mask = images.read_mask(tmp_path / name)
@@ -44,6 +44,9 @@ def test_masks(tmp_path):
 
 def test_masks_that_are_none(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "colours.png")
+    Image.fromarray(np.dstack([GREY // 99, GREY])).save(tmp_path / "hidden.png")
+    with pytest.raises(InputError, match=r"hidden\.png.*alpha"):
+        images.read_mask(tmp_path / "hidden.png")
     Image.fromarray(GREY).save(tmp_path / "lossy.jpg")
     Image.fromarray(RGB).save(tmp_path / "lossy.tif", compression="jpeg")
     for k, value in enumerate((0.5, np.nan, np.inf, 1e20)):

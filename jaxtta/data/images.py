@@ -1,110 +1,102 @@
-"""Image files in and out, and resizing: the only file that knows Pillow, and OpenCV for colour of 16 bits.
+"""Image files in and out, and resizing: with `jaxtta.data.tiff`, the only file that knows Pillow.
 
-An image is `[h, w, channels]` with 1 or 3 channels, in the precision it was stored in: uint8, uint16 or float32. A mask
-is `[h, w]`, the stored pixel values as int32. A size is `(height, width)`. PNG, JPEG, TIFF and BMP are read, one frame
-a file. Pillow would quietly cut colour of 16 bits to 8: OpenCV reads it. What neither reads is refused in words.
+An image is `[h, w, channels]` with 1 or 3 channels, the numbers that are stored; a mask is `[h, w]`, int32. A size is
+`(height, width)`. PNG, JPEG, TIFF and BMP are read, one frame a file, by one decoder for both: the stored numbers come
+back, or the file is refused in words. Pillow's own modes say too little for that: it cuts colour of 16 bits to 8, turns
+and inverts what it can.
 """
 
+import io
 import os
+import struct
 import uuid
 import warnings
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin  # the TIFF reader is registered here, not by the first of several threads
+from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from jaxtta.core import InputError
+from jaxtta.data import bmp, tiff
 from jaxtta.data.overlays import colours
+from jaxtta.data.stored import MOST_BYTES, Stored, check_extent
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-MOST_PIXELS = 80_000_000  # below the 89 million from which Pillow warns of a decompression bomb
 
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+
+def _png(content: bytes) -> Stored:
+    """Pillow has no modes for colour of 16 bits: their bytes are taken from it, high ones and low ones."""
+    width, height, bits, colour = struct.unpack(">IIBB", content[16:26])
+    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    check_extent(height, width, samples * max(bits, 8))
+    deep = bits == 16 and samples > 1
+    if deep and colour == 4:  # grey and alpha of 16 bits lie in the file as four samples of 8 do
+        header = content[12:24] + b"\x08\x06" + content[26:29]
+        content = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    with PngImagePlugin.PngImageFile(io.BytesIO(content)) as frame:
+        if getattr(frame, "n_frames", 1) > 1:
+            raise InputError(f"{frame.n_frames} frames in one file, expected 1; save each frame as a file of its own")
+        pixels, orientation = np.array(frame), _orientation(frame)
+        table = frame.getpalette("RGB")
+        palette = np.array(table, np.uint8).reshape(-1, 3) if colour == 3 else None
+    if deep and colour == 4:
+        pixels = pixels.view(">u2").astype(np.uint16)
+    elif deep:
+        with PngImagePlugin.PngImageFile(io.BytesIO(content)) as frame:
+            frame.tile = [tile._replace(args=tile.args.replace("16B", "16L")) for tile in frame.tile]
+            pixels = pixels.astype(np.uint16) << 8 | np.array(frame)
+    pixels = pixels.reshape(height, width, samples)
+    if colour == 0 and bits in (2, 4):  # which Pillow stretches
+        pixels = pixels // (255 // (2**bits - 1))
+    pixels = pixels.astype(np.uint16 if bits == 16 else np.uint8)
+    alpha = pixels[..., -1] if samples in (2, 4) else None
+    return Stored(pixels[..., : samples - (alpha is not None)], bits, palette, alpha, orientation)
+
+
+def _jpeg(content: bytes) -> Stored:
+    """The photograph; previews behind it are passed over."""
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(content)) as frame:
+        check_extent(frame.height, frame.width, 8 * len(frame.getbands()))
+        if frame.mode not in ("L", "RGB"):
+            raise InputError(f"{frame.mode} colours, expected grey or RGB; save it as 8-bit RGB")
+        pixels = np.array(frame)
+        return Stored(pixels.reshape(*pixels.shape[:2], -1), orientation=_orientation(frame), lossy=True)
+
+
+def _orientation(frame: Image.Image) -> int:
+    """As EXIF says; a damaged EXIF block says nothing."""
+    try:
+        return frame.getexif().get(0x0112, 1)
+    except Exception:
+        return 1
+
+
+_DECODERS: dict[bytes, Callable[[bytes], Stored]] = {
+    b"\x89PNG": _png, b"\xff\xd8\xff": _jpeg, b"BM": bmp.decode,
+    b"II*\0": tiff.decode, b"MM\0*": tiff.decode, b"II+\0": tiff.decode, b"MM\0+": tiff.decode,
 }  # fmt: skip
 
 
-def _bits(frame: Image.Image, path: Path) -> int:
-    """Bits a sample has in the file, which Pillow's mode does not tell."""
-    if frame.format == "PNG":
-        with open(path, "rb") as file:
-            return file.read(25)[24]
-    if frame.format == "TIFF":
-        return max(frame.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
-    return 8
-
-
-def _oriented(frame: Image.Image, shown: Image.Image | None = None) -> Image.Image:
-    """The frame (or `shown` in its stead) as its EXIF orientation says; a damaged EXIF block says nothing."""
-    shown = frame if shown is None else shown
-    try:
-        orientation = frame.getexif().get(0x0112, 1)
-    except Exception:
-        return shown
-    return shown.transpose(_TURNS[orientation]) if orientation in _TURNS else shown
-
-
-def _deep_colour(path: Path, frame: Image.Image) -> np.ndarray:
-    """The RGB of a file with 16 bits a sample, uint16 `[h, w, 3]`, upright."""
-    import cv2
-
-    planar = frame.format == "TIFF" and frame.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) != 1
-    pixels = None if planar else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # which mixes planes up
-    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[-1] not in (3, 4):
-        raise InputError(f"{path}: colour of 16 bits that cannot be read; save it as 8-bit RGB or 16-bit grey")
-    rgb = pixels[..., 2::-1]  # OpenCV's order is blue, green, red
-    planes = [Image.fromarray(np.ascontiguousarray(rgb[..., c])) for c in range(3)]
-    return np.stack([np.array(_oriented(frame, plane)) for plane in planes], axis=-1)
-
-
-def _decode(path: Path) -> tuple[Image.Image | np.ndarray, int]:
-    """The one frame of a file, upright, and the bits of a stored sample; an array when it is colour of 16 bits."""
+def _stored(path: Path) -> Stored:
+    """The numbers of a file of one frame, upright."""
     # Filters belong to the process, so threads cannot swap them and swap them back; this one is set for good and
-    # touches only what Pillow says about odd metadata. Sizes are checked below.
+    # touches only what Pillow says about odd metadata.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     try:
-        with Image.open(path, formats=FORMATS) as frame:
-            width, height = frame.size
-            if width * height > MOST_PIXELS:
-                raise InputError(
-                    f"{path}: {height} x {width} pixels, the most is {MOST_PIXELS}; crop it or save it smaller"
-                )
-            # A JPEG of the MPO kind carries previews behind the photograph, which comes first.
-            frames = 1 if frame.format == "MPO" else getattr(frame, "n_frames", 1)
-            if frames > 1:
-                raise InputError(
-                    f"{path}: {frames} frames in one file, expected 1; save each frame as a file of its own"
-                )
-            bits = _bits(frame, path)
-            if bits == 16 and frame.mode in ("RGB", "RGBA", "RGBX"):
-                return _deep_colour(path, frame), bits
-            if bits > 8 and frame.mode not in (*_SIXTEEN_BITS, "I", "F"):
-                raise InputError(
-                    f"{path}: {bits}-bit colour or alpha would be cut to 8 bits; save it as 8-bit RGB or 16-bit grey"
-                )
-            if (
-                bits > 8
-                and frame.format == "TIFF"
-                and frame.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-            ):
-                raise InputError(f"{path}: a {bits}-bit TIFF whose zero is white; save it with black as zero")
-            frame.load()
-            kind, compression = frame.format, frame.info.get("compression")
-            upright = _oriented(frame)
-            upright.info = {"lossy": kind in ("JPEG", "MPO") or compression in ("jpeg", "tiff_jpeg")}
-            return upright, bits
-    except InputError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{path}: the header claims more pixels than the most, {MOST_PIXELS}; crop it or save it smaller"
-        ) from error
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path.stat().st_size} bytes, the most is {MOST_BYTES}; crop it or save it smaller")
+        content = path.read_bytes()
+        decoder = next((one for magic, one in _DECODERS.items() if content.startswith(magic)), None)
+        if decoder is None:
+            raise ValueError("another format" if content else "an empty file")
+        return decoder(content).upright()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except Exception as error:  # a damaged file can break a decoder anywhere
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
@@ -113,73 +105,73 @@ def _decode(path: Path) -> tuple[Image.Image | np.ndarray, int]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Reads an image in its own precision.
+    """Reads an image as the numbers it stores.
 
-    The EXIF orientation is honoured, a palette becomes RGB, alpha is dropped, 1 bit becomes 0 and 255, and integers
-    wider than 16 bits or signed become float32.
+    It is turned upright, a palette becomes RGB, alpha is dropped, and grey of 1, 2 or 4 bits is stretched to 8.
 
     Args:
         path: a PNG, JPEG, TIFF or BMP file of one frame.
 
     Returns:
-        `[h, w, 1]` or `[h, w, 3]`, uint8, uint16 or float32, in the file's own units.
+        `[h, w, 1]` or `[h, w, 3]`, in the file's own units: uint8 and uint16 as they are, other numbers as float32
+        where that holds all of them, else as float64.
 
     Raises:
-        InputError: the file is missing, damaged, no image, too large, has several frames, has colour that neither
-            library reads in full, or has pixels that are not finite.
+        InputError: the file is missing, damaged, no image, too large, has several frames, stores numbers or colours
+            that cannot be read in full, is a negative, shows something in its alpha alone, or has pixels that are not
+            finite.
     """
     path = Path(path)
-    frame, _ = _decode(path)
-    if isinstance(frame, np.ndarray):
-        return frame
-    if frame.mode in _SIXTEEN_BITS:
-        return np.array(frame).astype(np.uint16)[..., None]
-    if frame.mode in ("I", "F"):
-        pixels = np.array(frame).astype(np.float32)[..., None]
-        broken = int(np.sum(~np.isfinite(pixels)))
-        if broken:
-            raise InputError(f"{path}: {broken} of {pixels.size} pixels are NaN or infinite; fill them with a number")
+    stored = _stored(path)
+    pixels = stored.pixels
+    if stored.white_is_zero:
+        raise InputError(f"{path}: a TIFF whose zero is white; save it with black as zero")
+    if stored.hidden and not np.any(pixels != pixels[0, 0]):
+        raise InputError(f"{path}: one colour, and a picture in its alpha alone; save that as grey")
+    if stored.palette is not None:
+        if pixels.max() >= len(stored.palette):
+            raise InputError(f"{path}: a colour {pixels.max()} of a palette of {len(stored.palette)}; save it as RGB")
+        return stored.palette[pixels[..., 0]]
+    if stored.bits in (1, 2, 4):
+        return pixels * np.uint8(255 // (2**stored.bits - 1))
+    if pixels.dtype in (np.uint8, np.uint16):
         return pixels
-    if frame.mode in ("1", "L"):
-        return np.array(frame.convert("L"))[..., None]
-    if frame.mode in ("LA", "La"):
-        return np.array(frame.convert("LA"))[..., :1]
-    if frame.mode in ("RGB", "RGBA", "RGBa", "P", "PA", "YCbCr"):
-        straight = frame if frame.mode in ("RGB", "RGBA") else frame.convert("RGBA" if frame.mode != "YCbCr" else "RGB")
-        return np.array(straight)[..., :3]
-    raise InputError(f"{path}: {frame.mode} colours, expected grey or RGB; save it as 8-bit RGB")
+    with np.errstate(over="ignore"):
+        single, double = pixels.astype(np.float32), pixels.astype(np.float64)
+    broken = int(np.sum(~np.isfinite(double)))
+    if broken:
+        raise InputError(f"{path}: {broken} of {pixels.size} pixels are NaN or infinite; fill them with a number")
+    if np.abs(double).max() > 2**53 and pixels.dtype.kind in "iu":
+        raise InputError(f"{path}: whole numbers beyond 2 ** 53, which are not read in full; save it with 16 bits")
+    return single if np.array_equal(single, double) else double
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Reads a mask `[h, w]`, int32, as stored: grey values, palette indices, or 0 and 1 of a 1-bit file.
+    """Reads a mask `[h, w]`, int32, upright, as stored: grey values, palette indices, or 0 and 1 of a 1-bit file.
 
     Args:
         path: a PNG, TIFF or BMP file of one frame; RGB is read when its three channels are equal.
 
     Raises:
-        InputError: as `read_image`; also colours, fractions, and lossy compression, which alters the values of a mask.
+        InputError: as `read_image`; also colours, an alpha that tells pixels of one value apart, numbers that are not
+            whole or beyond 32 bits, and lossy compression, which alters the values of a mask.
     """
     path = Path(path)
-    frame, bits = _decode(path)
-    if isinstance(frame, np.ndarray):
-        raise InputError(
-            f"{path}: a mask in 16-bit colours, expected one number a pixel; save it as grey or palette PNG"
-        )
-    if frame.info["lossy"]:
+    stored = _stored(path)
+    pixels = stored.pixels.astype(np.float64) if stored.pixels.dtype.kind == "f" else stored.pixels
+    if stored.lossy:
         raise InputError(f"{path}: JPEG compression alters the values of a mask; save the mask as PNG")
-    pixels = np.array(frame)
-    if frame.mode in ("LA", "PA"):
-        pixels = pixels[..., 0]
-    if frame.mode in ("RGB", "RGBA"):
-        if np.any(pixels[..., :3] != pixels[..., :1]):
-            raise InputError(f"{path}: a mask in colours, expected one number a pixel; save it as grey or palette PNG")
-        pixels = pixels[..., 0]
-    if pixels.ndim != 2:
-        raise InputError(f"{path}: a mask of {frame.mode} colours, expected one number a pixel; save it as grey PNG")
-    if frame.mode == "L" and bits < 8:  # Pillow stretches 2 and 4 bits over 0 .. 255
-        pixels = pixels // (255 // (2**bits - 1))
-    if frame.mode == "F" and not np.all(pixels == np.trunc(np.clip(pixels, -(2**31), 2**31 - 129))):
-        raise InputError(f"{path}: a mask with fractions or NaN, expected whole numbers; save it as 8-bit PNG")
+    if not np.all((pixels >= -(2**31)) & (pixels < 2**31) & (pixels == np.trunc(pixels))):
+        raise InputError(
+            f"{path}: a mask with fractions, NaN or beyond 32 bits, expected whole numbers; save it as PNG"
+        )
+    if np.any(pixels != pixels[..., :1]):
+        raise InputError(f"{path}: a mask in colours, expected one number a pixel; save it as grey or palette PNG")
+    pixels = pixels[..., 0]
+    if stored.hidden and np.unique(pixels + 1j * stored.alpha).size > np.unique(pixels).size:
+        raise InputError(
+            f"{path}: a mask whose alpha tells pixels of one value apart; save its labels alone, as grey PNG"
+        )
     return pixels.astype(np.int32)
 
 
@@ -209,7 +201,11 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def at_most(picture: np.ndarray, side: int) -> np.ndarray:
     """A picture `[h, w, channels]`, uint8, shrunk until its longer side is at most `side` pixels."""
     longest = max(picture.shape[:2])
-    return picture if longest <= side else resize(picture, tuple(round(n * side / longest) for n in picture.shape[:2]))
+    return (
+        picture
+        if longest <= side
+        else resize(picture, tuple(max(1, round(n * side / longest)) for n in picture.shape[:2]))
+    )
 
 
 def resize_nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
