@@ -25,7 +25,7 @@ LAYERS = (
     {"losses", "objectives", "models"},
     {"calibration"},
     {"methods", "wrappers", "checkpoint", "torch_import"},
-    {"run", "segmentation", "plots", "stablehlo"},
+    {"run", "monitor", "segmentation", "plots", "stablehlo"},
     {"runs"},
     {"transfer", "encoders", "benchmarks"},
     {"workflows"},

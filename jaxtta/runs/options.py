@@ -9,6 +9,7 @@ import optax
 from jaxtta.core import InputError, Method, Select, Source, Task, everything, matching, norm_affine
 from jaxtta.methods import METHODS
 from jaxtta.models import Model
+from jaxtta.monitor import monitored
 from jaxtta.plans.methods import LEARNING_RATE
 from jaxtta.wrappers import episodic, guarded, predicting_before, repeat
 
@@ -39,7 +40,14 @@ def default_method(source: Source) -> str:
 
 
 def build_method(
-    name: str, model: Model, task: Task, settings: dict[str, str], *, each_image_anew: bool = False, times: int = 1
+    name: str,
+    model: Model,
+    task: Task,
+    settings: dict[str, str],
+    *,
+    each_image_anew: bool = False,
+    times: int = 1,
+    monitor: str = "off",
 ) -> Method:
     """A guarded method from its name and settings.
 
@@ -50,12 +58,14 @@ def build_method(
         settings: keywords of the method as text, see `method_of`.
         each_image_anew: start every image from the source (`episodic`).
         times: updates per image (`repeat`).
+        monitor: what drift leads to, see `monitored`; `"off"`: nothing is watched.
 
     Raises:
         InputError: an unknown method, key or value; the message lists the choices.
     """
     method = method_of(name, settings, times=times)(model, task)
-    return guarded(episodic(method) if each_image_anew else method)
+    method = episodic(method) if each_image_anew else method
+    return guarded(method) if monitor == "off" else monitored(method, model, task, drift=monitor)
 
 
 def method_of(

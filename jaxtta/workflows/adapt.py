@@ -114,6 +114,7 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
         plan.settings,
         each_image_anew=plan.episodic,
         times=plan.repeat,
+        monitor=plan.monitor,
     )
     preprocessing = loaded.preprocessing
     plan = dataclasses.replace(plan, batch=inputs.batch_for(plan.batch, preprocessing))
@@ -130,7 +131,7 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
         checked = inputs.check_cases(
             mine, preprocessing, loaded.task, batch=plan.batch, skip_bad=plan.skip_bad, quiet=plan.quiet
         )
-    alike = ("method", "settings", "precision", "episodic", "repeat", "batch", "reset", "streams")
+    alike = ("method", "settings", "precision", "episodic", "repeat", "batch", "reset", "streams", "monitor")
     identity = {
         **{name: getattr(plan, name) for name in alike},
         "processes": share.count,
