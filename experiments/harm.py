@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=32, metavar="N", help="photographs (32)")
     parser.add_argument("--noise", type=int, default=1000, metavar="N", help="images of noise (1000)")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME", help="(all)")
+    usual = ["reset", "off"]
+    parser.add_argument("--monitors", nargs="+", default=usual, metavar="DRIFT", help="(reset off)")
     parser.add_argument("--plain", action="store_true", help="take the source as if it were not calibrated")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -69,17 +71,22 @@ def row_of(name: str, options: argparse.Namespace) -> dict[str, str]:
     }
     settings = {"learning_rate": RATES.get(name, "1e-3")} if "learning_rate" in method_options(name) else {}
     row, began = {"method": name}, time.perf_counter()
-    for monitor in ("reset", "off"):
+    for monitor in options.monitors:
         method = build_method(name, loaded.model, loaded.task, settings, monitor=monitor)
         step = run.compiled(method)
         clean, _ = dice_along(step, method, loaded, source, good)
-        row |= {f"clean {monitor}": f"{np.mean(clean):.2f}", f"after noise, clean {monitor}": f"{np.mean(clean[half:]):.2f}"}
+        row |= {
+            f"clean {monitor}": f"{np.mean(clean):.2f}",
+            f"after noise, clean {monitor}": f"{np.mean(clean[half:]):.2f}",
+        }
         for kind, stream in streams.items():
             scores, events = dice_along(step, method, loaded, source, stream)
             last = scores[half:] if kind == "noise" else scores
             row[f"{kind} {monitor}"] = f"{np.mean(last):.2f}"
             if monitor != "off":
-                row[f"events of {kind}"] = " ".join(f"{event}:{events.count(event)}" for event in EVENTS if event in events)
+                row[f"events of {kind}"] = " ".join(
+                    f"{event}:{events.count(event)}" for event in EVENTS if event in events
+                )
     return row | {"seconds": f"{time.perf_counter() - began:.0f}"}
 
 

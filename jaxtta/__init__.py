@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 COMMANDS = (
     *("adapt", "train", "calibrate", "finetune", "rank", "adapt_multi", "benchmark", "pretrain", "evaluate_encoder"),
-    *("convert", "export", "demo", "synthesize"),
+    *("convert", "export", "demo", "synthesize", "doctor"),
 )
 MODULES = (
     *("benchmarks", "calibration", "checkpoint", "cli", "core", "data", "distributed", "encoders", "errors", "losses"),

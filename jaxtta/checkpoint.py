@@ -256,7 +256,7 @@ def load(path: Path, *, kind: str = "model") -> Checkpoint:
 
     Raises:
         CheckpointError: missing, damaged, not a checkpoint, an encoder where a model is needed, or variables that do
-            not fit the network of the manifest.
+            not fit the network of the manifest, or are not finite.
     """
     tree, manifest = load_tree(path)
     if manifest.get("kind") not in ("model", "encoder"):
@@ -284,6 +284,7 @@ def load(path: Path, *, kind: str = "model") -> Checkpoint:
         tree = _renamed(tree, {"shift": "bias", "variance": "var"})
     source = Source(*(tree.get(name, {}) for name in Source._fields))
     _check_shapes(path, model, source, expected, manifest["kind"])
+    _check_finite(path, source)
     return Checkpoint(model, source, task, preprocessing, manifest)
 
 
@@ -293,6 +294,16 @@ def _renamed(tree: Tree, names: dict[str, str]) -> Tree:
         if isinstance(tree, dict)
         else tree
     )
+
+
+def _check_finite(path: Path, source: Source) -> None:
+    for name, tree in zip(("params", "batch_stats"), source):
+        for leaf, values in zip(paths(tree), jax.tree.leaves(tree)):
+            if not np.all(np.isfinite(values)):
+                raise CheckpointError(
+                    f"{path}: values of {'/'.join((name, *leaf))} are not finite, so nothing can be predicted with it; "
+                    "convert sound weights, or train anew with a lower `learning_rate`"
+                )
 
 
 def _check_shapes(path: Path, model: Model, source: Source, expected: Source, kind: str) -> None:

@@ -4,6 +4,7 @@ Pure, as the method is: it runs inside the compiled program, under `vmap`, and s
 happens the method's state and prediction are what they are without it.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,16 @@ FAR = 1.0  # distance of what is learned from the source in units of its own siz
 
 EVENTS = ("none", "constant", "saturated", "noise", "unlike", "not_finite", "drift", "held", "reset")
 """What can happen to an image, the gravest last; an image's `event` is a place among them."""
+MEANING = {
+    "constant": "all its values are one; predicted, not adapted to",
+    "saturated": "nearly all of it is at one end of the range; predicted, not adapted to",
+    "noise": "looks like noise; predicted, not adapted to",
+    "unlike": "unlike anything the source was calibrated with; predicted, not adapted to",
+    "not_finite": "values of the image or its update are not finite; predicted, not adapted to",
+    "drift": "adaptation has drifted from the source",
+    "held": "adaptation has drifted from the source; nothing more is adapted to in this stream",
+    "reset": "adaptation had drifted from the source; it starts from there again",
+}
 CONSTANT, SATURATION, NOISY, OTHER, NOT_FINITE, DRIFT, HELD, RESET = range(1, len(EVENTS))
 ACTIONS = {"reset": RESET, "hold": HELD, "warn": DRIFT}
 
@@ -96,7 +107,9 @@ def monitored(method: Method, model: Model, task: Task, *, drift: str = "reset")
         moved = _distance(method.adapted(kept), method.adapted(start))
         looks = adapts & ((seen % EVERY == 0) | (moved > FAR))
         anew = predicted(~looks, logits, source, start, clean)
-        now = jnp.mean(evidence.overlap(*(task.decided(task.probabilities(one)) for one in (anew, logits)))[task.foreground])
+        now = jnp.mean(
+            evidence.overlap(*(task.decided(task.probabilities(one)) for one in (anew, logits)))[task.foreground]
+        )
         agreement = jnp.where(looks, (1 - RECENT) * state.agreement + RECENT * now, state.agreement)
         drifted = adapts & ((moved > FAR) | (agreement < AGREEMENT))
         if drift == "reset":
@@ -119,6 +132,13 @@ def monitored(method: Method, model: Model, task: Task, *, drift: str = "reset")
         return method.predict(source, state.method, images)
 
     return Method(init, step, predict, lambda state: method.adapted(state.method), asks=True)
+
+
+def event_of(steps: Sequence[float]) -> float:
+    """The event of a case of several steps: the gravest that befell the state, else the middle one, as a volume has
+    windows with nothing in them."""
+    gravest = max(steps)
+    return gravest if gravest >= NOT_FINITE else sorted(steps)[(len(steps) - 1) // 2]
 
 
 def kind_of(model: Model, source: Source, task: Task, images: Array) -> Array:
