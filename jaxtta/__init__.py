@@ -15,13 +15,13 @@ __version__ = "0.1.0"
 
 COMMANDS = (
     *("adapt", "train", "calibrate", "finetune", "rank", "adapt_multi", "benchmark", "pretrain", "evaluate_encoder"),
-    *("convert", "export", "demo", "synthesize"),
+    *("convert", "export", "demo", "synthesize", "doctor"),
 )
 MODULES = (
     *("benchmarks", "calibration", "checkpoint", "cli", "core", "data", "distributed", "encoders", "errors", "losses"),
-    *("methods", "metrics", "models", "objectives", "plans", "plots", "readable", "resize", "run", "runs", "schedule"),
-    *("segmentation", "stablehlo", "stats", "stored_tree", "style", "synthetic", "torch_export", "torch_import"),
-    *("torch_program", "torch_variables", "transfer", "views", "workflows", "wrappers"),
+    *("methods", "metrics", "models", "monitor", "objectives", "plans", "plots", "readable", "resize", "run", "runs"),
+    *("schedule", "segmentation", "stablehlo", "stats", "stored_tree", "style", "synthetic", "torch_export"),
+    *("torch_import", "torch_program", "torch_variables", "transfer", "views", "workflows", "wrappers"),
 )
 FUNCTIONS = {  # that take what no plan can hold
     "from_torch": "jaxtta.workflows.convert",

@@ -115,7 +115,7 @@ def load(path: Path | Checkpoint, *, kind: str = "model", model: Model | None = 
 
     Raises:
         CheckpointError: missing, damaged, not a checkpoint, an encoder where a model is needed, a network of one's own
-            that is not given, or variables that do not fit the network.
+            that is not given, or variables that do not fit the network or are not finite.
     """
     if isinstance(path, Checkpoint):
         return path
@@ -148,6 +148,7 @@ def load(path: Path | Checkpoint, *, kind: str = "model", model: Model | None = 
         tree = _renamed(tree, {"shift": "bias", "variance": "var"})
     source = Source(*(tree.get(name, {}) for name in Source._fields))
     _check_shapes(path, model, source, expected, manifest["kind"])
+    _check_finite(path, source)
     return Checkpoint(model, in_single_precision(source), task, preprocessing, manifest, Path(path))
 
 
@@ -179,6 +180,16 @@ def _renamed(tree: Tree, names: dict[str, str]) -> Tree:
         if isinstance(tree, dict)
         else tree
     )
+
+
+def _check_finite(path: Path, source: Source) -> None:
+    for name, tree in zip(("params", "batch_stats"), source):
+        for leaf, values in zip(paths(tree), jax.tree.leaves(tree)):
+            if not np.all(np.isfinite(values)):
+                raise CheckpointError(
+                    f"{path}: values of {'/'.join((name, *leaf))} are not finite, so nothing can be predicted with it; "
+                    "convert sound weights, or train anew with a lower `learning_rate`"
+                )
 
 
 def _check_shapes(path: Path, model: Model, source: Source, expected: Source, kind: str) -> None:

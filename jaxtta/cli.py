@@ -41,7 +41,8 @@ EXAMPLES = """\
   jaxtta evaluate-encoder --encoders random A B ... --out result
                                                 which encoder a segmentation makes most of
   jaxtta export --source source --out programs  one update as StableHLO, to run without jaxtta
-  jaxtta synthesize --out data                  folders of synthetic images to try things on"""
+  jaxtta synthesize --out data                  folders of synthetic images to try things on
+  jaxtta doctor                                 what there is to run on, and whether it computes right"""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -129,7 +129,7 @@ def guarded(method: Method) -> Method:
     Watched: the image, every value of the info (losses, gradient norms), every parameter and optimiser value, and the
     prediction. A skipped image is predicted with the state as it was; pixels that are not finite count as 0 there.
     """
-    predicted = _predicted_again(method)
+    predicted = predicted_again(method)
 
     def step(key: Key, source: Source, state: Tree, images: Array):
         clean = jnp.where(jnp.isfinite(images), images, jnp.zeros_like(images))
@@ -145,7 +145,7 @@ def guarded(method: Method) -> Method:
     return method._replace(step=step)
 
 
-def _predicted_again(method: Method) -> Callable[..., Array]:
+def predicted_again(method: Method) -> Callable[..., Array]:
     """`(good, logits, source, state, images) -> logits`: the prediction is made again where it is not good.
 
     Streams side by side predict again only when one of them has to: an ordinary branch under `vmap` would compute both

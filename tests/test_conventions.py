@@ -26,7 +26,7 @@ LAYERS = (
     {"losses", "objectives", "models"},
     {"calibration"},
     {"methods", "wrappers", "checkpoint", "torch_import", "torch_export", "torch_program", "torch_variables"},
-    {"run", "segmentation", "plots", "stablehlo", "nnunet_import"},
+    {"run", "monitor", "segmentation", "plots", "stablehlo", "nnunet_import"},
     {"runs"},
     {"transfer", "encoders", "benchmarks"},
     {"workflows"},

@@ -13,7 +13,7 @@ from jaxtta.plans.adaptation import Adaptation, Export, MultiAdaptation
 from jaxtta.plans.benchmarks import Benchmark
 from jaxtta.plans.calibration import Calibration
 from jaxtta.plans.encoders import Evaluation, Pretraining
-from jaxtta.plans.files import Conversion, Demo, Synthesis
+from jaxtta.plans.files import Conversion, Demo, Doctor, Synthesis
 from jaxtta.plans.training import FineTuning, Ranking, SourceTraining
 
 
@@ -74,9 +74,10 @@ COMMANDS = {
     "export": Command(Export, "export:export_method"),
     "demo": Command(Demo, "demo:demo"),
     "synthesize": Command(Synthesis, "synthesize:synthesize"),
+    "doctor": Command(Doctor, "doctor:doctor"),
 }
 
 __all__ = [
-    "COMMANDS", "Adaptation", "Benchmark", "Calibration", "Command", "Conversion", "Demo", "Evaluation", "Export",
-    "FineTuning", "MultiAdaptation", "Pretraining", "Ranking", "SourceTraining", "Synthesis", "function_of",
+    "COMMANDS", "Adaptation", "Benchmark", "Calibration", "Command", "Conversion", "Demo", "Doctor", "Evaluation",
+    "Export", "FineTuning", "MultiAdaptation", "Pretraining", "Ranking", "SourceTraining", "Synthesis", "function_of",
 ]  # fmt: skip

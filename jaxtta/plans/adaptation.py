@@ -17,7 +17,8 @@ class Adaptation(Resumable, Maps, Streams, MaskedImages, MethodOnSource):
                                  geometry
       OUT/overlays/NAME.png      contours on the image or on slices (solid: prediction; pale: reference)
       OUT/probabilities/         if asked for: for each class a 16-bit PNG, 65535 is 1, or a NIfTI map
-      OUT/predictions.csv        a row for each image: losses, cosine, rate factor, seconds, and scores if masks are
+      OUT/predictions.csv        a row for each image: losses, cosine, rate factor, seconds, what the monitor noticed
+                                 (event; moved: distance of what is learned from the source), and scores if masks are
                                  given (Dice in percent; ASD, ASSD and HD95 in pixels of the image, in millimetres of
                                  a volume)
       OUT/slices/NAME.csv        of a volume with a mask: the Dice of each slice
@@ -33,6 +34,9 @@ class Adaptation(Resumable, Maps, Streams, MaskedImages, MethodOnSource):
             one_by_one: each its own, and the mean of what comes out.
         reset: start from the source again at each volume (or picture), patient (a column of the list) or site (a
             domain); or never. What lies between two starts is a stream.
+        monitor: what drift of the adaptation leads to: reset (start from the source again: what adapted well before
+            soon does again), hold (adapt no more in the stream) or warn. Images that are constant, saturated or noise,
+            or unlike all that a source was calibrated with, are predicted and not adapted to. off: nothing is watched.
         distributed: share the streams among the processes of the job.
         coordinator: HOST:PORT of process 0, where the job does not tell by itself.
         processes: how many there are, with a coordinator.
@@ -43,6 +47,7 @@ class Adaptation(Resumable, Maps, Streams, MaskedImages, MethodOnSource):
     repeat: Count = 1
     members: Literal["together", "one_by_one"] = "together"
     reset: str = "site"
+    monitor: Literal["reset", "hold", "warn", "off"] = "reset"
     distributed: bool = False
     coordinator: str | None = None
     processes: Count | None = None

@@ -9,6 +9,7 @@ import optax
 from jaxtta.core import InputError, Method, Select, Source, Task, everything, matching, norm_affine
 from jaxtta.methods import METHODS
 from jaxtta.models import Model
+from jaxtta.monitor import monitored
 from jaxtta.plans.methods import LEARNING_RATE
 from jaxtta.wrappers import episodic, guarded, mirrored, one_by_one, predicting_before, repeat
 
@@ -47,6 +48,7 @@ def build_method(
     each_image_anew: bool = False,
     times: int = 1,
     members: str = "together",
+    monitor: str = "off",
 ) -> Method:
     """A guarded method from its name and settings.
 
@@ -58,6 +60,7 @@ def build_method(
         each_image_anew: start every image from the source (`episodic`).
         times: updates per image (`repeat`).
         members: how those of an ensemble adapt, `"together"` or `"one_by_one"`.
+        monitor: what drift leads to, see `monitored`; `"off"`: nothing is watched.
 
     Raises:
         InputError: an unknown method, key or value; the message lists the choices.
@@ -67,7 +70,8 @@ def build_method(
         method = factory(model, task)
     else:
         method = mirrored(one_by_one(factory, model, task), model.mirrors)
-    return guarded(episodic(method) if each_image_anew else method)
+    method = episodic(method) if each_image_anew else method
+    return guarded(method) if monitor == "off" else monitored(method, model, task, drift=monitor)
 
 
 def method_of(

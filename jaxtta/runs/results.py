@@ -14,7 +14,7 @@ from jaxtta.data.cases import Case
 from jaxtta.runs.files import replacing
 
 TABLE = "predictions.csv"
-TEXT = ("domain", "name", "source", "arm", "part", "by", "protocol", "method", "family", "grade")
+TEXT = ("domain", "name", "source", "arm", "part", "by", "protocol", "method", "family", "grade", "event")
 CONFIDENCE = 0.95
 SHAPE = ("depth", "height", "width")
 
@@ -103,7 +103,24 @@ def summary(rows: list[dict], task: Task) -> dict[str, Any]:
         whole["outside"] = sum(row["outside"] > 0 for row in rows)
         whole |= {name: mean([row[name] for row in rows]) for name in ("expected_gain", "lower_bound", "changed")}
         whole["largest_loss"] = max(row["largest_loss"] for row in rows)
+    noticed = [row for row in rows if row.get("event", "none") != "none"]
+    if rows and "event" in rows[0]:
+        kinds = sorted({row["event"] for row in noticed})
+        whole["events"] = {
+            kind: [f"{row['domain']}/{row['name']}" for row in noticed if row["event"] == kind] for kind in kinds
+        }
     return {"domains": domains, **whole}
+
+
+def noticed(record: dict[str, Any]) -> str:
+    """What the monitor noticed in a run, in a line; nothing if that is nothing."""
+    events = ", ".join(f"{kind} {len(names)}" for kind, names in record.get("events", {}).items())
+    return f"noticed by the monitor: {events}; the column event of {TABLE} says where" if events else ""
+
+
+def nothing_adapted(record: dict[str, Any]) -> bool:
+    """Whether every update of a run was skipped."""
+    return bool(record["domains"]) and all(means.get("skipped") == 1 for means in record["domains"].values())
 
 
 def did_it_help(record: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from jaxtta.core import InputError, Key
 from jaxtta.data.cases import Case
 from jaxtta.data.prefetch import prefetch
 from jaxtta.data.sample import Assembly, Sample
+from jaxtta.monitor import event_of
 from jaxtta.schedule import Tick
 
 READERS = max(2, min(8, os.cpu_count() or 2))
@@ -147,6 +148,8 @@ class Unfinished:
         if step < self.visit.steps - 1:
             return None
         info = {name: float(np.mean([info[name] for info in self.infos])) for name in self.infos[0]}
+        if "event" in info:
+            info["event"] = event_of([info["event"] for info in self.infos])
         return self.finish(self.visit, self.assembly, info, self.seconds)
 
 

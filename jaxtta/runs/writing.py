@@ -13,6 +13,7 @@ from jaxtta.core import Task
 from jaxtta.data import images
 from jaxtta.data.labels import written_values
 from jaxtta.data.sample import Assembly
+from jaxtta.monitor import EVENTS
 from jaxtta.runs.results import SHAPE, mean, write_rows
 
 
@@ -35,7 +36,7 @@ def finish(
 
     Args:
         assembly: its whole prediction.
-        info: scalars, the mean over its steps.
+        info: scalars, the mean over its steps, and the monitor's event.
         seconds: what the case took, from the end of the one before it.
         folders: where to write.
         loaded: the source's checkpoint.
@@ -51,6 +52,8 @@ def finish(
         images.write_png(folders.out / "overlays" / f"{name}.png", shown)
     shape = dict(zip(SHAPE[-len(sample.shape) :], sample.shape))
     row = {"domain": sample.case.domain, "name": name, **shape, "seconds": seconds, **info}
+    if "event" in info:
+        row["event"] = EVENTS[int(info["event"])]
     if "arm" in info:
         row["arm"] = _arm(info["arm"], gate.arm_names(loaded.source.calibration))
     if sample.reference is None:

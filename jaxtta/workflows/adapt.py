@@ -1,6 +1,7 @@
 """`jaxtta adapt`: a source model meets unlabelled images; masks, overlays and a table of evidence come out."""
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
 from jaxtta.distributed import together
 from jaxtta.models.precision import with_precision
+from jaxtta.monitor import MEANING
 from jaxtta.plans import Adaptation
 from jaxtta.runs import inputs, options, results, writing
 from jaxtta.runs.folder import STATE, RunFolder, Share
@@ -27,12 +29,21 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
 
     Returns:
         The content of `run.json`.
+
+    Raises:
+        InputError: bad input; or, when all is written, that every update was skipped.
     """
     _join(plan)
     plan = dataclasses.replace(plan, quiet=plan.quiet or not distributed.speaks())
     share = Share(jax.process_index(), jax.process_count())
     with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume, share=share) as folder:
-        return _adapt(plan, folder)
+        record = _adapt(plan, folder)
+    if results.nothing_adapted(record):
+        raise InputError(
+            f"{plan.out}: every update was skipped, so nothing was adapted to; the masks are as without adaptation. "
+            f"{results.noticed(record) or 'losses or gradients were not finite'}; look at the images and the source"
+        )
+    return record
 
 
 def _adapt(plan: Adaptation, folder: RunFolder) -> dict[str, Any]:
@@ -115,6 +126,7 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
         each_image_anew=plan.episodic,
         times=plan.repeat,
         members=plan.members,
+        monitor=plan.monitor,
     )
     preprocessing = loaded.preprocessing
     plan = dataclasses.replace(plan, batch=inputs.batch_for(plan.batch, preprocessing))
@@ -133,7 +145,7 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
         )
     alike = ("method", "settings", "precision", "episodic", "repeat", "members", "batch", "reset", "streams")
     identity = {
-        **{name: getattr(plan, name) for name in alike},
+        **{name: getattr(plan, name) for name in (*alike, "monitor")},
         "processes": share.count,
         **{name: getattr(plan, name) for name in ("seed", "probabilities", "overlays")},
         "scored": cases[0].mask is not None,
@@ -197,7 +209,7 @@ def _serve(ready: Ready, folder: RunFolder) -> float:
     with folder.steps(), bar, results.Table(path, rows) as table:
         for count, kept, finished in adapting:
             for row in finished:
-                _report(bar, table, row)
+                _report(bar, table, row, plan.quiet)
             if kept is not None:
                 folder.save(kept, {"ticks": done + count, "rows": len(table.rows)})
     results.write_rows(path, results.in_order(table.rows, cases))
@@ -222,7 +234,13 @@ def _resumed(folder: RunFolder, like: Tree, cases: list[Case], ticks: int) -> tu
     return told["ticks"], rows[: told["rows"]], kept
 
 
-def _report(bar: tqdm, table: results.Table, row: dict) -> None:
+def _report(bar: tqdm, table: results.Table, row: dict, quiet: bool) -> None:
+    event, before = (
+        row.get("event", "none"),
+        next((one for one in reversed(table.rows) if one["domain"] == row["domain"]), {}),
+    )
+    if event not in ("none", before.get("event")) and not quiet:
+        bar.write(f"{row['domain']}/{row['name']}: {MEANING[event]}", file=sys.stderr)
     table.add(row)
     scores = [r["dice"] for r in table.rows if np.isfinite(r.get("dice", np.nan))]
     if scores:

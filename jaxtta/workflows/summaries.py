@@ -5,12 +5,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from jaxtta import distributed
-
 
 def say(command: str, plan: Any, record: Any) -> None:
     """Prints what came of a command; of several processes one speaks."""
-    if command in LINES and distributed.speaks():
+    if command in LINES and import_module("jaxtta.distributed").speaks():
         print("\n".join(filter(None, LINES[command](plan, record))))
 
 
@@ -76,7 +74,15 @@ def _drawn(plan: Any, folders: list[Path]) -> list[str]:
 def _adapted(plan: Any, record: Mapping[str, Any]) -> list[str]:
     by = f"by {record['method']}" + ("" if plan.method else ", as no method was named")
     said = import_module("jaxtta.runs.results").did_it_help(record)
-    return [by, _described("runs.results", record), said, _left_out(plan, record, "cases"), f"written to {plan.out}"]
+    noticed = import_module("jaxtta.runs.results").noticed(record)
+    return [
+        by,
+        _described("runs.results", record),
+        said,
+        noticed,
+        _left_out(plan, record, "cases"),
+        f"written to {plan.out}",
+    ]
 
 
 LINES: dict[str, Callable[[Any, Any], list[str]]] = {
