@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin  # the TIFF reader is registered here, not by the first of several threads
 
 from jaxtta.core import InputError
-from jaxtta.data.overlays import colours
+from jaxtta.data.palette import colours
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 MOST_PIXELS = 80_000_000  # below the 89 million from which Pillow warns of a decompression bomb

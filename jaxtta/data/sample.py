@@ -34,11 +34,9 @@ class Sample(abc.ABC):
         steps: updates of the case.
         planes: slices that are scored one by one, each at `plane(number)`: a volume's along its axis, axial ones for a
             3-D network; a photograph has none.
-        overlay_side: the longer side of its picture as a file, in pixels, at most.
     """
 
     planes = 0
-    overlay_side = 1024
 
     def __init__(
         self,
@@ -83,7 +81,7 @@ class Sample(abc.ABC):
 
     @abc.abstractmethod
     def picture(self, assembly: "Assembly") -> np.ndarray:
-        """The contours of its prediction, and of the reference, on the image: `[h, w, 3]` uint8."""
+        """Its prediction, and the reference, on the image, see `overlays.overlay`: `[h, w, 3]` uint8."""
 
     @abc.abstractmethod
     def write_labels(self, path: Path, labels: np.ndarray, values: Sequence[int]) -> None:
