@@ -32,7 +32,7 @@ def overlay(
     """Draws the prediction's contours on the photograph, one colour a class, thin and smooth.
 
     With a reference, its contours lie below in a paler shade of the same colour, and the pixels are filled: those of
-    some class in both faintly, those that the prediction leaves out of a class, and those that it adds to one, strongly.
+    some class in both faintly, those that the prediction leaves out of a class or adds to one strongly.
 
     Args:
         photo: `[h, w, 1 or 3]`, any real dtype.

@@ -7,7 +7,7 @@ import colorsys
 
 import numpy as np
 
-# Sky blue and yellow first: apart from one another, from the red of a fundus, the purple of a stain, the grey of a scan.
+# Sky blue and yellow first: apart from one another, the red of a fundus, the purple of a stain, the grey of a scan.
 _FIRST_COLOURS = (
     (86, 180, 233), (240, 228, 66), (204, 121, 167), (0, 158, 115), (230, 159, 0), (213, 94, 0), (0, 114, 178),
     (170, 90, 255), (150, 230, 150), (160, 120, 80),

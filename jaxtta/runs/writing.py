@@ -61,7 +61,7 @@ def finish(
 
 
 def picture(assembly: Assembly, scored: Mapping[str, float]) -> np.ndarray:
-    """A whole prediction on its image with name and legend, `[h, w, 3]` uint8; `scored` as `scores` has it, or empty."""
+    """A whole prediction on its image with name and legend, `[h, w, 3]` uint8; `scored` is of `scores`, or empty."""
     sample, names = assembly.sample, assembly.task.names[assembly.task.foreground]
     dice = {name: scored[f"dice_{name}"] for name in names if scored}
     entries = captions.legend(names, reference=sample.reference is not None, dice=dice)
