@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxtta.core import InputError, Source, Task, Tree, encoder_of, paths
 from jaxtta.data import kinds

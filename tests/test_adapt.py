@@ -23,6 +23,7 @@ from folders import (
 from toys import info_of
 
 from jaxtta import metrics
+from jaxtta.data.overlays import shown_size
 from jaxtta.methods import METHODS
 from jaxtta.objectives import OBJECTIVES
 from jaxtta.runs import folder as run_folder
@@ -78,7 +79,8 @@ def test_every_method_writes_a_folder_of_mixed_images(command, place, sizes, tmp
     for name, size in sizes.items():
         mask = pixels(out / "masks" / f"{name}.png")
         assert mask.shape == size and set(np.unique(mask)) <= {0, 128, 255}
-        assert pixels(out / "overlays" / f"{name}.png").shape == (*size, 3)
+        shown, overlay = shown_size(*size), pixels(out / "overlays" / f"{name}.png").shape
+        assert overlay[1:] == (shown[1], 3) and overlay[0] > shown[0]  # with a legend
     rows = table(out)
     assert [row["name"] for row in rows] == list(sizes)
     assert [(int(row["height"]), int(row["width"])) for row in rows] == list(sizes.values())

@@ -21,7 +21,7 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from jaxtta.core import InputError
 from jaxtta.data import bmp, tiff
-from jaxtta.data.overlays import colours
+from jaxtta.data.palette import colours
 from jaxtta.data.stored import MOST_BYTES, Stored, check_extent
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")

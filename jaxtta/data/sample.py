@@ -37,13 +37,11 @@ class Sample(abc.ABC):
         steps: updates of the case.
         planes: slices that are scored one by one, each at `plane(number)`: a volume's along its axis, axial ones for a
             3-D network; a photograph has none.
-        overlay_side: the longer side of its picture as a file, in pixels, at most.
         logits: whether a step's prediction is logits, blended as such (a window that is alone, too) and made
             probabilities by `restore`; else it is probabilities all the way.
     """
 
     planes = 0
-    overlay_side = 1024
     logits = False
 
     def __init__(
@@ -91,7 +89,7 @@ class Sample(abc.ABC):
 
     @abc.abstractmethod
     def picture(self, assembly: "Assembly") -> np.ndarray:
-        """The contours of its prediction, and of the reference, on the image: `[h, w, 3]` uint8."""
+        """Its prediction, and the reference, on the image, see `overlays.overlay`: `[h, w, 3]` uint8."""
 
     @abc.abstractmethod
     def write_labels(self, path: Path, labels: np.ndarray, values: Sequence[int]) -> None:

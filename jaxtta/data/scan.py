@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxtta.core import InputError
-from jaxtta.data import formats, images, labels, overlays
+from jaxtta.data import captions, formats, labels, overlays
 from jaxtta.data.cases import Case
 from jaxtta.data.intensity import scheme
 from jaxtta.data.sample import Assembly, Sample
 
 DEVIATIONS = 4.0  # of a z-score, from which on values are cut off
 MOST_VALUES = 2**24  # from which on a volume's range is taken over evenly spaced voxels
-SHOWN = 5  # slices of a volume in its picture
+SHOWN, ACROSS = 8, 4  # slices of a volume in its picture, in rows of so many
 PANEL = 320  # the longer side of each, in pixels
 
 
@@ -66,8 +66,6 @@ class Scan(Sample):
         plane_spacing: of such a slice, in millimetres.
     """
 
-    overlay_side = SHOWN * (PANEL + 4)  # all of it
-
     def __init__(
         self,
         case: Case,
@@ -107,7 +105,7 @@ class Scan(Sample):
         return np.stack(parts, axis=-1).astype(np.float32, copy=False)
 
     def picture(self, assembly: Assembly) -> np.ndarray:
-        """Slices side by side, evenly spaced over what is segmented, at one scale in both directions."""
+        """A montage of numbered slices, evenly spaced over what is segmented, at one scale in both directions."""
         found = assembly.labels > 0 if self.reference is None else (assembly.labels > 0) | (self.reference > 0)
         there = [number for number in range(self.planes) if found[self.plane(number)].any()] or [self.planes // 2]
         up = slice(None, None, -1 if self.axis else 1)  # coronal and sagittal slices begin at the feet
@@ -117,11 +115,10 @@ class Scan(Sample):
             photo = np.rint(255 * self.values(part)[up, :, :1]).astype(np.uint8)
             millimetres = [n * mm for n, mm in zip(photo.shape, self.plane_spacing)]
             size = tuple(max(1, round(PANEL * mm / max(millimetres))) for mm in millimetres)
-            prediction, reference = (
-                None if many is None else _enlarged(many[up], size) for many in assembly.contours(part)
-            )
-            panels.append(overlays.overlay(images.resize(photo, size), prediction, reference=reference))
-        return overlays.tile(panels)
+            prediction, reference = (None if many is None else many[up] for many in assembly.contours(part))
+            drawn = overlays.overlay(photo, prediction, reference=reference, size=size)
+            panels.append(captions.labelled(drawn, str(number)))
+        return overlays.montage(panels, across=ACROSS)
 
     def write_labels(self, path: Path, labels: np.ndarray, values: Sequence[int]) -> None:
         """In the image's own format."""
@@ -130,11 +127,6 @@ class Scan(Sample):
     def write_map(self, path: Path, probability: np.ndarray) -> None:
         """In the image's own format, float32."""
         self._storage.write_map(path.with_name(path.name + self._suffix), probability, self.geometry)
-
-
-def _enlarged(channels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    planes = [images.resize_nearest(plane.astype(np.uint8), size) > 0 for plane in np.moveaxis(channels, -1, 0)]
-    return np.stack(planes, axis=-1)
 
 
 def limits(case: Case, volumes: Sequence[formats.Volume], intensity: str) -> list[tuple[float, float]]:

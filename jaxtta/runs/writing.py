@@ -1,6 +1,6 @@
 """The files of one case: its mask, probability maps, overlay, and its row in the tables."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from jaxtta import metrics
 from jaxtta.calibration import arms, gate
 from jaxtta.checkpoint import Checkpoint
 from jaxtta.core import Task
-from jaxtta.data import images
+from jaxtta.data import captions, images
 from jaxtta.data.labels import written_values
 from jaxtta.data.sample import Assembly
 from jaxtta.monitor import EVENTS
@@ -47,9 +47,9 @@ def finish(
     if folders.probabilities:
         for c in range(task.foreground.start, task.foreground.stop):
             sample.write_map(folders.out / "probabilities" / f"{name}_{task.names[c]}", assembly.probabilities[..., c])
+    scored = {} if sample.reference is None else scores(assembly, task)
     if folders.overlays:
-        shown = images.at_most(sample.picture(assembly), sample.overlay_side)
-        images.write_png(folders.out / "overlays" / f"{name}.png", shown)
+        images.write_png(folders.out / "overlays" / f"{name}.png", picture(assembly, scored))
     shape = dict(zip(SHAPE[-len(sample.shape) :], sample.shape))
     row = {"domain": sample.case.domain, "name": name, **shape, "seconds": seconds, **info}
     if "event" in info:
@@ -60,7 +60,15 @@ def finish(
         return row
     if sample.planes:
         write_rows(folders.out / "slices" / f"{name}.csv", _slices(assembly, task))
-    return row | scores(assembly, task)
+    return row | scored
+
+
+def picture(assembly: Assembly, scored: Mapping[str, float]) -> np.ndarray:
+    """A whole prediction on its image with name and legend, `[h, w, 3]` uint8; `scored` is of `scores`, or empty."""
+    sample, names = assembly.sample, assembly.task.names[assembly.task.foreground]
+    dice = {name: scored[f"dice_{name}"] for name in names if scored}
+    entries = captions.legend(names, reference=sample.reference is not None, dice=dice)
+    return captions.captioned(sample.picture(assembly), sample.case.name, entries)
 
 
 def _arm(place: float, names: tuple[str, ...]) -> str:

@@ -43,7 +43,7 @@ def doctor(plan: Doctor) -> dict[str, Any]:
     found = {
         "versions": checkpoint.versions(),
         "devices": [_device(device) for device in devices],
-        "precision": f"{config.jax_default_matmul_precision or "the device's own"} for matrix products",
+        "precision": f"{config.jax_default_matmul_precision or 'the default'} for matrix products",
         "memory": _host_memory(),
         "cache": config.jax_compilation_cache_dir
         or "none; adapt keeps compiled programs with --compilation-cache FOLDER",
