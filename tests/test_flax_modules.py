@@ -241,7 +241,8 @@ def assert_as_jaxttas(*theirs):
             outputs, _ = applied(model, source._replace(params=params), image, stats.image())
             return jnp.mean(jnp.square(outputs["segmentation"]))
 
-        outputs.append(jax.jit(lambda x, m=model, s=source: applied(m, s, x, stats.running(0.1), heads=heads))(image))
+        asked = functools.partial(applied, model, policy=stats.running(0.1), heads=heads)
+        outputs.append(jax.jit(asked)(source, images=image))
         slopes.append(jax.jit(jax.grad(squares))(source.params["encoder1"]))
     assert_trees_close(*outputs, **CLOSE)
     assert_trees_close(*slopes, rtol=1e-3, atol=1e-5)
