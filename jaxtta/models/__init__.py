@@ -18,6 +18,7 @@ from jaxtta.models.unet import UNet
 from jaxtta.models.whitening import identity_like
 
 ARCHITECTURES = {"resunet": ResUNet, "unet": UNet}
+OWN = ("linen", "nnx", "function")  # in their place, of a network of one's own, how it was given
 
 
 class Model(NamedTuple):
@@ -142,6 +143,11 @@ def require_batch_norm(model: Model, method: str) -> None:
 
 
 def _check(name: str | None, options: dict[str, Any]) -> None:
+    if name in OWN:
+        raise InputError(
+            f"{options.get('module')} is a network of one's own ({name}), which cannot be built from its description; "
+            "train and change it in your own code"
+        )
     if name not in ARCHITECTURES:
         raise InputError(f"architecture is {name!r}; choose one of {', '.join(ARCHITECTURES)}")
     fields = [f for f in ARCHITECTURES[name].__dataclass_fields__ if f not in ("parent", "name", "policy")]
