@@ -139,14 +139,34 @@ def test_a_network_of_ones_own_is_calibrated_and_then_chosen_for(tmp_path, optim
     assert record(tmp_path / "result")["method"] == "calibrated" and len(table(tmp_path / "result")) == 8
 
 
+@pytest.mark.slow
+def test_a_network_of_ones_own_is_fine_tuned(tmp_path, optimised):
+    model, source = own("linen")[0]
+    loaded = run_through(tmp_path, model, source._replace(calibration={}))
+    data = dataset(tmp_path / "data", 3)
+    told = {
+        "images": data / "images",
+        "masks": data / "masks",
+        "batch": 2,
+        "epochs": 1,
+        "optimiser": "sgd",
+        "quiet": True,
+    }
+    jaxtta.finetune(source=loaded, out=tmp_path / "tuned", **told)
+    again = checkpoint.load(tmp_path / "tuned" / "best", model=model)
+    assert not np.array_equal(
+        again.source.params["encoder1"]["norm1"]["scale"], source.params["encoder1"]["norm1"]["scale"]
+    )
+
+
 def test_another_network_than_was_saved_is_refused(tmp_path):
     model, source = own("linen")[0]
     run_through(tmp_path, model, source)
     for other, words in ((own("nnx")[0][0], "architecture linen"), (own("linen", "instance")[0][0], "variables")):
         with pytest.raises(checkpoint.CheckpointError, match=words):
             checkpoint.load(tmp_path / "source", model=other)
-    with pytest.raises(InputError, match=r"LinenUNet is a network of one's own \(linen\)"):
-        jaxtta.finetune(source=checkpoint.load(tmp_path / "source", model=model), images=tmp_path, out=tmp_path / "out")
+    with pytest.raises(InputError, match=r"LinenUNet is a network of one's own \(linen\), which cannot be built"):
+        build(model.config)
     ours = build(own("nnx")[1][0].config)
     checkpoint.save(tmp_path / "ours", *own("nnx")[1], Task(2), Preprocessing(SIZE), provenance={})
     assert checkpoint.load(tmp_path / "ours", model=ours).model is ours
