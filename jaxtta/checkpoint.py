@@ -4,6 +4,7 @@ How a tree is stored and verified, `jaxtta.stored_tree` says. A network of one's
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtta.core import InputError, Source, Task, Tree, encoder_of, paths
 from jaxtta.data import kinds
 from jaxtta.data.labels import check_labels
-from jaxtta.models import ARCHITECTURES, Model, build
+from jaxtta.models import ARCHITECTURES, OWN, Model, build
 from jaxtta.models.precision import in_single_precision
 from jaxtta.stored_tree import FORMAT as FORMAT
 from jaxtta.stored_tree import MANIFEST as MANIFEST
@@ -25,8 +26,6 @@ from jaxtta.stored_tree import load_tree as load_tree
 from jaxtta.stored_tree import save_state as save_state
 from jaxtta.stored_tree import save_tree as save_tree
 from jaxtta.stored_tree import versions as versions
-
-OWN = ("linen", "nnx", "function")  # how a network of one's own was given
 
 
 class Checkpoint(NamedTuple):
@@ -166,11 +165,12 @@ def _check_given(path: Path, model: Model | None, manifest: dict[str, Any]) -> N
             f"give `source` what jaxtta.checkpoint.load(path, model=model) returns, model from jaxtta.from_"
             f"{said['architecture']}"
         )
-    different = sorted(key for key in said.keys() | model.config.keys() if said.get(key) != model.config.get(key))
+    given = json.loads(json.dumps(model.config))
+    different = sorted(key for key in said.keys() | given.keys() if said.get(key) != given.get(key))
     if different:
         key = different[0]
         raise CheckpointError(
-            f"{path}: its network has {key} {said.get(key)}, the one that is given {model.config.get(key)}; give the "
+            f"{path}: its network has {key} {said.get(key)}, the one that is given {given.get(key)}; give the "
             "network that was saved"
         )
 

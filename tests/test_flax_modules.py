@@ -15,10 +15,12 @@ from toys import assert_trees_close, pictures
 
 import jaxtta
 from jaxtta import checkpoint, stats
+from jaxtta.calibration import arms
 from jaxtta.core import InputError, Task
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.methods import METHODS
-from jaxtta.models import FEATURES, MOMENTS, PIXELS
+from jaxtta.models import FEATURES, MOMENTS, PIXELS, build
+from jaxtta.workflows import calibrate
 
 KEY = jax.random.key(3)
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
@@ -123,19 +125,38 @@ def test_a_checkpoint_is_loaded_with_its_network_and_adapted(tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_a_network_of_ones_own_is_calibrated_and_then_chosen_for(tmp_path, optimised):
+def test_a_network_of_ones_own_is_calibrated_and_then_chosen_for(tmp_path, optimised, monkeypatch):
+    monkeypatch.setattr(calibrate, "POOR", -1.0)  # the weights are random
+    monkeypatch.setattr(arms, "ARMS", {name: arms.ARMS[name] for name in ("source", "flips", "statistics_0.25")})
     model, source = own("linen")[0]
     loaded = run_through(tmp_path, model, source._replace(calibration={}))
     data = dataset(tmp_path / "data", 8)
     told = {"images": data / "images", "masks": data / "masks", "quiet": True}
-    try:
-        jaxtta.calibrate(source=loaded, out=tmp_path / "calibrated", draws=1, **told)
-    except InputError as error:  # random weights: the masks are of something else
-        assert "has a Dice of" in str(error)
-    else:
-        again = checkpoint.load(tmp_path / "calibrated", model=model)
-        jaxtta.adapt(source=again, out=tmp_path / "result", **told)
-        assert record(tmp_path / "result")["method"] == "calibrated"
+    jaxtta.calibrate(source=loaded, out=tmp_path / "calibrated", draws=1, **told)
+    again = checkpoint.load(tmp_path / "calibrated", model=model)
+    assert again.source.calibration.keys() == {"gate", "home"}
+    jaxtta.adapt(source=again, out=tmp_path / "result", **told)
+    assert record(tmp_path / "result")["method"] == "calibrated" and len(table(tmp_path / "result")) == 8
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_is_fine_tuned(tmp_path, optimised):
+    model, source = own("linen")[0]
+    loaded = run_through(tmp_path, model, source._replace(calibration={}))
+    data = dataset(tmp_path / "data", 3)
+    told = {
+        "images": data / "images",
+        "masks": data / "masks",
+        "batch": 2,
+        "epochs": 1,
+        "optimiser": "sgd",
+        "quiet": True,
+    }
+    jaxtta.finetune(source=loaded, out=tmp_path / "tuned", **told)
+    again = checkpoint.load(tmp_path / "tuned" / "best", model=model)
+    assert not np.array_equal(
+        again.source.params["encoder1"]["norm1"]["scale"], source.params["encoder1"]["norm1"]["scale"]
+    )
 
 
 def test_another_network_than_was_saved_is_refused(tmp_path):
@@ -144,6 +165,11 @@ def test_another_network_than_was_saved_is_refused(tmp_path):
     for other, words in ((own("nnx")[0][0], "architecture linen"), (own("linen", "instance")[0][0], "variables")):
         with pytest.raises(checkpoint.CheckpointError, match=words):
             checkpoint.load(tmp_path / "source", model=other)
+    with pytest.raises(InputError, match=r"LinenUNet is a network of one's own \(linen\), which cannot be built"):
+        build(model.config)
+    ours = build(own("nnx")[1][0].config)
+    checkpoint.save(tmp_path / "ours", *own("nnx")[1], Task(2), Preprocessing(SIZE), provenance={})
+    assert checkpoint.load(tmp_path / "ours", model=ours).model is ours
     with pytest.raises(InputError, match="returns 2 channels, the task has 3 classes"):
         run_through(tmp_path, model, source, classes=3)
 
@@ -241,9 +267,8 @@ def assert_as_jaxttas(*theirs):
             outputs, _ = applied(model, source._replace(params=params), image, stats.image())
             return jnp.mean(jnp.square(outputs["segmentation"]))
 
-        outputs.append(
-            jax.jit(lambda x, m=model, s=source, h=heads: applied(m, s, x, stats.running(0.1), heads=h))(image)
-        )
+        asked = functools.partial(applied, model, policy=stats.running(0.1), heads=heads)
+        outputs.append(jax.jit(asked)(source, images=image))
         slopes.append(jax.jit(jax.grad(squares))(source.params["encoder1"]))
     assert_trees_close(*outputs, **CLOSE)
     assert_trees_close(*slopes, rtol=1e-3, atol=1e-5)

@@ -25,6 +25,7 @@ OTHERS = {  # that come from elsewhere, with their weights
     torch_graph.ARCHITECTURE: torch_graph.build,
     ensemble.ENSEMBLE: lambda config: ensemble.build_ensemble(config, build),
 }
+OWN = ("linen", "nnx", "function")  # in their place, of a network of one's own, how it was given
 
 
 def build(config: dict[str, Any]) -> Model:
@@ -82,6 +83,11 @@ def features(model: Model, source: Source, images: Array) -> Array:
 
 
 def _check(name: str | None, options: dict[str, Any]) -> None:
+    if name in OWN:
+        raise InputError(
+            f"{options.get('module')} is a network of one's own ({name}), which cannot be built from its description; "
+            "train and change it in your own code"
+        )
     if name not in ARCHITECTURES:
         raise InputError(f"architecture is {name!r}; choose one of {', '.join(ARCHITECTURES)}")
     fields = [f for f in ARCHITECTURES[name].__dataclass_fields__ if f not in ("parent", "name", "policy")]

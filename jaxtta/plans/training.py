@@ -57,7 +57,7 @@ class FineTuning(Resumable, Recipe, LabelsOfEncoder, MaskedImages):
     Attributes:
         source: checkpoint to start from, whose task and preprocessing stay; or an encoder of pretrain, whose
             preprocessing stays, with classes: the rest of the network starts at random, and AC-Norm takes part in the
-            encoder alone.
+            encoder alone. (In Python also what jaxtta.checkpoint.load returned, which a network of one's own needs.)
         norm: ac (AC-Norm, for networks with batch norm) or batch (the norm layers as they are).
         epochs: passes over the images.
         validation: share of the images kept aside to choose the best; a tenth of 20 images or more, none of fewer,

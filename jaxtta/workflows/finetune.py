@@ -33,7 +33,7 @@ def finetune(plan: FineTuning, folder: RunFolder) -> dict[str, Any]:
         raise InputError(f"norm is {plan.norm!r}; choose one of {', '.join(NORMS)}")
     loaded = begun(plan.source, plan)
     if plan.norm == "ac":
-        require_batch_norm(loaded.model, plan.source)
+        require_batch_norm(loaded.model, loaded.path)
     recipe = fitting.Recipe.of(plan)
     validation = plan.validation or 0.0
     fitting.check_recipe(recipe, validation=validation)
@@ -55,13 +55,13 @@ def finetune(plan: FineTuning, folder: RunFolder) -> dict[str, Any]:
 
     mix = run.compiled_function(mixed)
     folded = (lambda params: mix(params, source.params)) if plan.norm == "ac" else lambda params: params
-    start = {"path": str(plan.source), **{name: loaded.manifest[name] for name in ("sha256", "provenance")}}
+    start = {"path": str(loaded.path), **{name: loaded.manifest[name] for name in ("sha256", "provenance")}}
     provenance = {"command": "finetune", "norm": plan.norm, "source": start}
     provenance["images"] = [str(path) for path in plan.images]
     fitted = fitting.Fit(
         loaded.model, task, loaded.preprocessing, recipe, validation, learner, folded, provenance, plan.quiet, LEAST
     )
-    return fitting.fit(fitted, cases, folder, identity=identity, reads=[plan.source])
+    return fitting.fit(fitted, cases, folder, identity=identity, reads=[loaded.path])
 
 
 def begun(path: Path, plan: LabelsOfEncoder) -> checkpoint.Checkpoint:
