@@ -19,10 +19,11 @@ NOTHING = {
 NAMES = {
     "_unsafe_view": "view", "reshape": "view", "_softmax": "softmax", "_log_softmax": "log_softmax", "bmm": "matmul",
     "mm": "matmul", "mv": "matmul", "t": "transpose", "__and": "logical_and", "__or": "logical_or",
-    "bitwise_and": "logical_and", "bitwise_or": "logical_or", "bitwise_not": "logical_not", "_adaptive_avg_pool": "adaptive_avg_pool", "split_with_sizes": "split",
-    "clip": "clamp", "multiply": "mul", "divide": "div", "empty": "zeros", "new_zeros": "zeros", "new_empty": "zeros",
-    "new_ones": "ones", "new_full": "full", "full_like": "fill", "empty_like": "zeros_like", "_to_copy": "cast",
-    "to": "cast", "constant_pad_nd": "pad", "reflection_pad": "pad", "replication_pad": "pad", "circular_pad": "pad",
+    "bitwise_and": "logical_and", "bitwise_or": "logical_or", "bitwise_not": "logical_not",
+    "_adaptive_avg_pool": "adaptive_avg_pool", "split_with_sizes": "split", "clip": "clamp", "multiply": "mul",
+    "divide": "div", "empty": "zeros", "new_zeros": "zeros", "new_empty": "zeros", "new_ones": "ones",
+    "new_full": "full", "full_like": "fill", "empty_like": "zeros_like", "_to_copy": "cast", "to": "cast",
+    "constant_pad_nd": "pad", "reflection_pad": "pad", "replication_pad": "pad", "circular_pad": "pad",
     "max_pool_with_indices": "max_pool", "upsample_bilinear": "upsample_linear",
     "upsample_trilinear": "upsample_linear", "upsample_bicubic": "upsample_cubic",
     "_upsample_nearest_exact": "upsample_nearest", "native_layer_norm": "layer_norm",
@@ -33,7 +34,8 @@ NAMES = {
     "_scaled_dot_product_efficient_attention": "scaled_dot_product_attention",
 }  # fmt: skip
 ARGUMENTS = {
-    "self": "x", "input": "x", "tensors": "x", "mat2": {"matmul": "other"}, "vec": "other", "output_size": "size", "split_sizes": "split_size",
+    "self": "x", "input": "x", "tensors": "x", "mat2": {"matmul": "other"}, "vec": "other", "output_size": "size",
+    "split_sizes": "split_size",
     "padding": {"pad": "pad"}, "shape": "size", "src": {"copy": "other"}, "group": {"group_norm": "num_groups"},
 }  # fmt: skip
 IDLE = {

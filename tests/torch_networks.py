@@ -44,7 +44,8 @@ class Volume(nn.Module):
     def __init__(self):
         super().__init__()
         self.parts = nn.ModuleList([
-            nn.Conv3d(2, 4, 3, stride=(1, 2, 2), padding=1), nn.Conv3d(4, 4, (1, 3, 3), padding="same", dilation=(1, 2, 1)),
+            nn.Conv3d(2, 4, 3, stride=(1, 2, 2), padding=1),
+            nn.Conv3d(4, 4, (1, 3, 3), padding="same", dilation=(1, 2, 1)),
             nn.Conv3d(4, 4, 3, groups=2, padding=1), nn.Conv3d(4, 8, 2, stride=2), nn.Conv3d(8, 8, 1),
         ])  # fmt: skip
         self.ups = nn.ModuleList([
@@ -104,6 +105,19 @@ class Tokens(nn.Module):
         return torch.stack([y[:, 0], y[:, 1]], 1).expand(n, -1, -1, -1)
 
 
+FUNCTIONS = (
+    torch.tanh, F.softplus, F.mish, F.selu, F.hardswish, F.hardsigmoid, F.relu6, F.logsigmoid, torch.sin, torch.cos,
+    torch.erf, torch.abs, torch.neg, torch.square, F.hardtanh, lambda z: torch.exp(-z * z),
+    lambda z: F.gelu(z, approximate="tanh"), lambda z: torch.log(z.abs() + 1), lambda z: torch.sqrt(z.square() + 1),
+    lambda z: torch.rsqrt(z.square() + 1), lambda z: torch.reciprocal(z.abs() + 1), lambda z: z.pow(3) / 9,
+    lambda z: torch.clamp(z, -0.5, 0.8), lambda z: z.clamp_min(-0.2), lambda z: z.clamp_max(0.7), lambda z: 1 - z,
+    lambda z: torch.sub(z, z.sin(), alpha=2), lambda z: torch.maximum(z, z.cos()),
+    lambda z: torch.minimum(z, z.sin()), lambda z: z / (z.abs() + 2), lambda z: torch.atan2(z, z.abs() + 1),
+    lambda z: z - torch.floor(z.detach()), lambda z: torch.remainder(z, 0.7),
+    lambda z: z * ((z > 0) & (z < 1) | ~(z >= -1) | (z <= -2)), lambda z: z * (z == z) * (z != 1),
+)  # fmt: skip
+
+
 class Pointwise(nn.Module):
     """Functions of one element or of two, reductions, cuts and resizings of maps."""
 
@@ -114,43 +128,20 @@ class Pointwise(nn.Module):
 
     def forward(self, x):
         y = self.enter(x)
-        for f in (
-            torch.tanh, F.softplus, F.mish, F.selu, F.hardswish, F.hardsigmoid, F.relu6, F.logsigmoid, torch.sin, torch.cos,
-            torch.erf, torch.abs, torch.neg, torch.square, F.hardtanh, lambda z: torch.exp(-z * z), lambda z: F.gelu(z, approximate="tanh"),
-            lambda z: torch.log(z.abs() + 1), lambda z: torch.sqrt(z.square() + 1), lambda z: torch.rsqrt(z.square() + 1),
-            lambda z: torch.reciprocal(z.abs() + 1), lambda z: z.pow(3) / 9, lambda z: torch.clamp(z, -0.5, 0.8),
-            lambda z: z.clamp_min(-0.2), lambda z: z.clamp_max(0.7), lambda z: 1 - z, lambda z: torch.sub(z, z.sin(), alpha=2),
-            lambda z: torch.maximum(z, z.cos()), lambda z: torch.minimum(z, z.sin()), lambda z: z / (z.abs() + 2),
-            lambda z: torch.atan2(z, z.abs() + 1), lambda z: z - torch.floor(z.detach()), lambda z: torch.remainder(z, 0.7),
-            lambda z: z * ((z > 0) & (z < 1) | ~(z >= -1) | (z <= -2)), lambda z: z * (z.round() == 0) * (z != 1) if False else z * (z == z) * (z != 1),
-        ):  # fmt: skip
+        for f in FUNCTIONS:
             y = y + 0.1 * f(y)
-        y = (
-            y * torch.sigmoid(self.gate(y.mean((2, 3))))[:, :, None, None]
-            + y.amax(1, keepdim=True)
-            - y.amin((0, 2), keepdim=True)
-        )
-        y = y / (
-            y.var(1, keepdim=True)
-            + y.std((2, 3), keepdim=True, correction=0)
-            + y.sum(dim=3).sum(1)[:, None, :, None].abs()
-            + 1
-        )
+        y = y * torch.sigmoid(self.gate(y.mean((2, 3))))[:, :, None, None]
+        y = y + y.amax(1, keepdim=True) - y.amin((0, 2), keepdim=True)
+        spread = y.var(1, keepdim=True) + y.std((2, 3), keepdim=True, correction=0)
+        y = y / (spread + y.sum(dim=3).sum(1)[:, None, :, None].abs() + 1)
         y = y + torch.linalg.vector_norm(y, dim=1, keepdim=True) / 9 + torch.softmax(y, 1) + y.cumsum(2) / 50
         a, b = torch.chunk(y, 2, dim=1)
-        y = torch.cat(
-            [
-                self.parts[0](y)[:, :2] * a,
-                b.narrow(1, 0, 1).repeat(1, 2, 1, 1) + torch.zeros_like(b) + torch.ones_like(b),
-            ],
-            1,
-        )
+        b = b.narrow(1, 0, 1).repeat(1, 2, 1, 1) + torch.zeros_like(b) + torch.ones_like(b)
+        y = torch.cat([self.parts[0](y)[:, :2] * a, b], 1)
         y = F.pad(y, (2, -1, 0, 1)) + F.pad(y, (1, 0, 1, 0), "circular")
         y = F.interpolate(y, scale_factor=2, mode="bilinear") + F.interpolate(y, scale_factor=2, mode="bicubic")
-        y = (
-            F.interpolate(y, scale_factor=0.5)
-            + F.max_pool2d(y, 3, 2, 1, ceil_mode=True)[..., : (x.shape[2] + 1), : (x.shape[3] + 1)]
-        )
+        height, width = x.shape[2] + 1, x.shape[3] + 1
+        y = F.interpolate(y, scale_factor=0.5) + F.max_pool2d(y, 3, 2, 1, ceil_mode=True)[..., :height, :width]
         small = F.avg_pool2d(y, 3, stride=2, padding=1, ceil_mode=True)
         y = y + F.interpolate(self.parts[1](small), size=y.shape[2:], mode="bilinear", align_corners=False)
         y = F.adaptive_avg_pool2d(self.parts[2](y), x.shape[2:])
