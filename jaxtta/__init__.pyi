@@ -86,6 +86,7 @@ def from_torch(
     task: core.Task,
     out: Path | str,
     preprocessing: data.kinds.Kind | None = None,
+    mask_values: tuple[int, ...] | str | None = None,
     mean: Any = None,
     std: Any = None,
     overwrite: bool = False,

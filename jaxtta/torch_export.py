@@ -16,7 +16,7 @@ import numpy as np
 from jaxtta.core import InputError, Source
 from jaxtta.models import Model, build
 from jaxtta.models.graph_parts import completed, reads
-from jaxtta.models.torch_graph import ARCHITECTURE, require_operations
+from jaxtta.models.torch_graph import ARCHITECTURE
 from jaxtta.torch_program import Graph, shape_of, translated
 from jaxtta.torch_variables import variables
 
@@ -120,7 +120,6 @@ def import_program(program: Any, *, mean: Any = None, std: Any = None) -> Export
     shape = shape_of(image)
     changes = [not isinstance(n, int) for n in image.meta["val"].shape]
     graph, notes = translated(program), []
-    require_operations({"nodes": graph.nodes})
     output, said = _output(graph, shape)
     notes += said
     nodes = {node["name"]: node for node in graph.nodes}
@@ -212,8 +211,7 @@ def _output(graph: Graph, shape: tuple[int, ...]) -> tuple[str, list[str]]:
         got = "; ".join(" x ".join(map(str, graph.meta.get(name, ()))) for name in graph.outputs)
         raise InputError(
             f"none of the network's {len(graph.outputs)} outputs is a map of the images' size: they are {got} for "
-            f"images {' x '.join(map(str, shape))} (channels second); wrap it in a module "
-            "that returns logits of that size"
+            f"images {' x '.join(map(str, shape))} (channels second); wrap it in a module that returns such logits"
         )
     place = graph.outputs.index(maps[0]) + 1
     several = len(graph.outputs) > 1

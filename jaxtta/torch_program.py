@@ -18,10 +18,12 @@ NOTHING = {
 }  # fmt: skip
 NAMES = {
     "_unsafe_view": "view", "reshape": "view", "_softmax": "softmax", "_log_softmax": "log_softmax", "bmm": "matmul",
-    "mm": "matmul", "mv": "matmul", "_adaptive_avg_pool": "adaptive_avg_pool", "split_with_sizes": "split",
-    "clip": "clamp", "multiply": "mul", "divide": "div", "empty": "zeros", "new_zeros": "zeros", "new_empty": "zeros",
-    "new_ones": "ones", "new_full": "full", "full_like": "fill", "empty_like": "zeros_like", "_to_copy": "cast",
-    "to": "cast", "constant_pad_nd": "pad", "reflection_pad": "pad", "replication_pad": "pad", "circular_pad": "pad",
+    "mm": "matmul", "mv": "matmul", "t": "transpose", "__and": "logical_and", "__or": "logical_or",
+    "bitwise_and": "logical_and", "bitwise_or": "logical_or", "bitwise_not": "logical_not",
+    "_adaptive_avg_pool": "adaptive_avg_pool", "split_with_sizes": "split", "clip": "clamp", "multiply": "mul",
+    "divide": "div", "empty": "zeros", "new_zeros": "zeros", "new_empty": "zeros", "new_ones": "ones",
+    "new_full": "full", "full_like": "fill", "empty_like": "zeros_like", "_to_copy": "cast", "to": "cast",
+    "constant_pad_nd": "pad", "reflection_pad": "pad", "replication_pad": "pad", "circular_pad": "pad",
     "max_pool_with_indices": "max_pool", "upsample_bilinear": "upsample_linear",
     "upsample_trilinear": "upsample_linear", "upsample_bicubic": "upsample_cubic",
     "_upsample_nearest_exact": "upsample_nearest", "native_layer_norm": "layer_norm",
@@ -32,7 +34,8 @@ NAMES = {
     "_scaled_dot_product_efficient_attention": "scaled_dot_product_attention",
 }  # fmt: skip
 ARGUMENTS = {
-    "self": "x", "input": "x", "tensors": "x", "mat2": "other", "output_size": "size", "split_sizes": "split_size",
+    "self": "x", "input": "x", "tensors": "x", "mat2": {"matmul": "other"}, "vec": "other", "output_size": "size",
+    "split_sizes": "split_size",
     "padding": {"pad": "pad"}, "shape": "size", "src": {"copy": "other"}, "group": {"group_norm": "num_groups"},
 }  # fmt: skip
 IDLE = {
@@ -147,11 +150,8 @@ def _named(node: Any) -> tuple[str, dict[str, Any]]:
         return "getitem", {"x": node.args[0], "index": node.args[1]}
     if not hasattr(target, "_schema"):
         name = getattr(target, "__name__", str(target))
-        return (name if name.startswith("sym_") else f"sym_{name}") if name in (
-            "sym_max",
-            "sym_min",
-            "sym_float",
-        ) else (str(name)), dict(zip("abcd", node.args))
+        name = f"sym_{name}" if name in ("max", "min", "float", "int") else name
+        return name, dict(zip("abcd", node.args))
     space, _, aten = target._schema.name.partition("::")
     if space != "aten":
         return f"{space}::{aten}", {}

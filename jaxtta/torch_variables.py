@@ -50,12 +50,12 @@ def variables(graph: Graph, nodes: list[dict[str, Any]], used: set[str]) -> tupl
         if owners.setdefault((*module, leaf), target) != target:
             role, leaf = None, target.split(".")[-1]
         path = (*module, leaf)
-        turned = role in ("kernel", "transposed")
-        if turned:
-            order = (*range(2, array.ndim), *((0, 1) if role == "transposed" else (1, 0)))
-            array = np.ascontiguousarray(array.transpose(order))
+        turned = {}
+        if role in ("kernel", "transposed"):
+            turned = {"axes": [*range(2, array.ndim), *((0, 1) if role == "transposed" else (1, 0))]}
+            array = np.ascontiguousarray(array.transpose(turned["axes"]))
         trees[tree][path] = array
-        inputs[name] = {tree: list(path), "shape": list(array.shape), **({"kernel": True} if turned else {})}
+        inputs[name] = {tree: list(path), "shape": list(array.shape), "of": target, **turned}
         inputs[name] |= {"precise": True} if role == "bias" and _is_norm_bias(name, nodes) else {}
     for node in nodes:
         if node["op"] in NORM_LAYERS:

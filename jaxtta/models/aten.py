@@ -222,6 +222,7 @@ POINTWISE = {
     "elu": pointwise(_elu),
     "softplus": pointwise(_softplus),
     "gelu": pointwise(_gelu),
+    "copy": pointwise(lambda x, other: jnp.zeros_like(x) + other),
     "fill": pointwise(lambda x, value: jnp.zeros_like(x) + value),
     **{name: _binary(function) for name, function in {
         "mul": operator.mul, "maximum": jnp.maximum, "minimum": jnp.minimum, "eq": operator.eq, "ne": operator.ne,

@@ -5,7 +5,8 @@ of their own, so that a statistics policy chooses their moments and their affine
 jaxtta's own networks. The graph is of the network in use, not in training: dropout is left out of it.
 
     {"inputs": {name: {"image": true}
-                    | {"params" | "batch_stats": path, "shape": shape, "kernel": whether its axes are in JAX's order}
+                    | {"params" | "batch_stats": path, "shape": shape, "of": name in PyTorch,
+                       "axes": of a kernel, those of PyTorch in JAX's order; "precise": whether a norm layer's own}
                     | {"constant": base64 of the compressed bytes, "dtype": dtype, "shape": shape}},
      "nodes": [{"name": name, "op": operation, "module": path in the network, "in": {argument: value}}, ...],
      "output": name, "deepest": name or null, "pixels": name or null}
@@ -146,9 +147,11 @@ def norm_kind(graph: dict[str, Any]) -> str:
 
 
 def kind_of(node: dict[str, Any]) -> str:
-    """The kind of a norm layer: an instance norm that keeps running statistics for use is a batch norm."""
-    follows = node["op"] == "instance_norm" and not node["in"].get("use_input_stats", True)
-    return "batch" if follows else NORM_LAYERS[node["op"]]
+    """The kind of a norm layer: what normalises with running statistics is a batch norm, also an instance norm; a batch
+    norm that keeps none is one of the `"image"`, over the batch."""
+    if node["op"] == "instance_norm":
+        return "instance" if node["in"].get("use_input_stats", True) else "batch"
+    return "image" if node["op"] == "batch_norm" and "running_mean" not in node["in"] else NORM_LAYERS[node["op"]]
 
 
 def constant(array: np.ndarray) -> dict[str, Any]:
@@ -206,7 +209,7 @@ def _given(given: dict[str, Any], constant: np.ndarray | None, of: _Pass, images
     if tree == "batch_stats" or given[tree][-1] == "scale" or given.get("precise"):
         return Laid(array)
     array = jnp.asarray(array).astype(images.dtype)
-    return Kernel(array) if given.get("kernel") else Laid(array)
+    return Kernel(array) if "axes" in given else Laid(array)
 
 
 def _leaf(tree: Tree, path: list[str]) -> Array:
@@ -250,6 +253,8 @@ def _norm(node: dict[str, Any], arguments: dict[str, Any], of: _Pass) -> Laid:
         of.moments[(*path, f"input_{again + 1}" if again else "input")] = statistics.measured(x)[:2]
     if kind == "batch":
         mean, variance = _mixed(path, of.stats.measure(x), arguments, of)
+    elif kind == "image":
+        mean, variance = statistics.measured(x)[:2]
     elif kind == "layer":
         axes = tuple(range(-len(arguments["normalized_shape"]), 0))
         moments = statistics.measured(x, axes=tuple(axis % x.ndim for axis in axes))

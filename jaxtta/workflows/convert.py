@@ -65,6 +65,7 @@ def from_torch(
     task: Task,
     out: Path | str,
     preprocessing: kinds.Kind | None = None,
+    mask_values: tuple[int, ...] | str | None = None,
     mean: Any = None,
     std: Any = None,
     overwrite: bool = False,
@@ -79,6 +80,7 @@ def from_torch(
         out: the checkpoint's folder.
         preprocessing: how images are prepared; when None, pictures of 1 or 3 channels, and volumes otherwise, of the
             example's size.
+        mask_values: value of each label in the masks, the background's first, or `"fundus"`; 0, 1, 2, ... when None.
         mean: of each channel, which the network expects to be taken off the prepared images; nothing when None.
         std: by which it expects them to be divided then.
         overwrite: replace the checkpoint that the folder holds.
@@ -89,7 +91,7 @@ def from_torch(
     out = Path(out)
     check_free(out, checkpoint.MANIFEST, "a checkpoint", overwrite=overwrite)
     exported = export_module(module, example, mean=mean, std=std)
-    prepared = preprocessing or _preprocessing(exported, task)
+    prepared = preprocessing or _preprocessing(exported, task, mask_values=mask_values)
     name = f"{type(module).__module__}.{type(module).__qualname__}"
     _save(out, exported, task, prepared, {"command": "from_torch", "module": name})
     return checkpoint.load(out)

@@ -1,0 +1,244 @@
+"""Networks that PyTorch exported: held to what PyTorch said of them, and used as any other network is."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxtta import checkpoint, stats
+from jaxtta.core import InputError, Source, Task, norm_affine, partition, paths
+from jaxtta.data.preprocessing import Preprocessing
+from jaxtta.methods import METHODS
+from jaxtta.models import MOMENTS, build
+from jaxtta.models.aten import OPERATIONS, SIZES
+from jaxtta.models.heads import FEATURES, PIXELS
+from jaxtta.models.torch_graph import NORM_LAYERS, nested
+from jaxtta.torch_import import convert, read_state_dict
+from jaxtta.workflows.recognition import kind_of, refuse_families
+
+GOLDENS = Path(__file__).parent / "goldens" / "torch_graph"
+NAMES = sorted(path.stem for path in GOLDENS.glob("*.json"))
+# PyTorch decomposes these before they come to a graph, or they came from programs that were decomposed already.
+UNSEEN = {"narrow", "baddbmm", "fill", "unflatten", "relu6", "sym_sub", "sym_truediv", "sym_mod", "sym_neg", "sym_pow"}
+UNSEEN |= {"sym_max", "sym_min", "sym_float", "sym_int", "sym_ceil", "sym_floor", "scalar_tensor", "rsub", "square"}
+
+
+def config_of(name):
+    return json.loads((GOLDENS / f"{name}.json").read_text())
+
+
+def golden(name, dtype=np.float64):
+    """A network, its variables from PyTorch's own arrays, and all arrays of its golden."""
+    config = config_of(name)
+    with np.load(GOLDENS / f"{name}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    trees = {"params": {}, "batch_stats": {}}
+    for given in config["graph"]["inputs"].values():
+        for tree in trees.keys() & given.keys():
+            trees[tree][tuple(given[tree])] = taken(given, arrays, "weight").astype(dtype)
+    return build(config), Source(*map(nested, trees.values())), arrays
+
+
+def taken(given, arrays, kind):
+    """PyTorch's array of an input, its axes as they are here; the identity of an affine that PyTorch has not."""
+    if "of" not in given:
+        return np.full(given["shape"], float(given["params"][-1] == "scale"))
+    array = arrays[f"{kind} {given['of']}"]
+    return array.transpose(given["axes"]) if "axes" in given else array
+
+
+def logits_of(model, source, images, **options):
+    return model.apply(source._asdict(), images, stats=stats.source(), **options)[0]["segmentation"]
+
+
+def close(got, want, tolerance=1e-10):
+    np.testing.assert_allclose(np.asarray(got), want, rtol=tolerance, atol=tolerance * max(1, np.abs(want).max()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_and_all_gradients_are_those_of_pytorch(name):
+    with jax.enable_x64(True):
+        model, source, arrays = golden(name)
+        images, logits = (jnp.asarray(np.moveaxis(arrays[key], 1, -1)) for key in ("input", "logits"))
+        weights = np.moveaxis(np.cos(np.arange(arrays["logits"].size)).reshape(arrays["logits"].shape), 1, -1)
+
+        def total(params, images):
+            said = logits_of(model, source._replace(params=params), images)
+            return jnp.sum(said * weights), said
+
+        gradient = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+        (_, said), (params, image) = gradient(source.params, images)
+        close(said, np.asarray(logits))
+        close(np.moveaxis(image, -1, 1), arrays["input_gradient"], 1e-9)
+        compared = 0
+        for given in model.config["graph"]["inputs"].values():
+            if "params" in given and "of" in given:
+                leaf = params
+                for step in given["params"]:
+                    leaf = leaf[step]
+                close(leaf, taken(given, arrays, "gradient"), 1e-9)
+                compared += 1
+    assert compared == len({key for key in arrays if key.startswith("gradient ")})
+
+
+def test_the_goldens_have_every_operation():
+    seen = {node["op"] for name in NAMES for node in config_of(name)["graph"]["nodes"]}
+    assert seen <= {*OPERATIONS, *SIZES, *NORM_LAYERS}
+    assert {*OPERATIONS, *SIZES, *NORM_LAYERS} - seen - UNSEEN == set()
+
+
+def test_what_is_found_in_a_graph():
+    config = config_of("unet")
+    nodes = {node["name"]: node for node in config["graph"]["nodes"]}
+    assert (config["stride"], config["size"], config["classes"], build(config).norm) == (2, None, 2, "batch")
+    assert nodes[config["graph"]["deepest"]]["op"] == "leaky_relu"
+    assert nodes[config["graph"]["pixels"]]["op"] == "cat"
+    assert nodes[config["graph"]["output"]]["op"] == "conv", "the sigmoid is left out"
+    assert config_of("tokens")["size"] == [16, 16] and build(config_of("tokens")).norm == "layer"
+
+
+def test_norm_layers_are_layers_of_the_source_and_their_affines_are_found():
+    model, source, _ = golden("unet", np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert jax.tree.map(lambda a: a.shape, source[:2]) == jax.tree.map(lambda a: a.shape, shapes[:2])
+    assert {path[:-1] for path in paths(source.batch_stats)} == {("norm",), ("bare",)}
+    chosen = paths(partition(source.params, norm_affine)[0])
+    assert set(chosen) == {("norm", "scale"), ("norm", "bias"), ("bare", "scale"), ("bare", "bias")}
+
+
+def test_heads_beside_the_segmentation():
+    model, source, arrays = golden("unet", np.float32)
+    images = jnp.asarray(np.moveaxis(arrays["input"], 1, -1), jnp.float32)
+    heads = ("segmentation", FEATURES, PIXELS, MOMENTS)
+    outputs, memory = model.apply(source._asdict(), images, stats=stats.progressive(), heads=heads)
+    assert outputs[FEATURES].shape == (2, 4, 6, 8) and outputs[PIXELS].shape == (2, 8, 12, 12)
+    kernel = source.params["head"]["kernel"][0, 0]
+    close(outputs[PIXELS] @ kernel + source.params["head"]["bias"][None, None, None], outputs["segmentation"], 1e-5)
+    assert set(outputs[MOMENTS]["norm"]) == {"input", "input_2"} and set(outputs[MOMENTS]["bare"]) == {"input"}
+    assert float(memory["norm"]["memory"]) == 2 and float(memory["bare"]["memory"]) == 1
+    nothing = logits_of(model, source, images, deepest=jnp.zeros_like)
+    same = logits_of(model, source, images, deepest=lambda x: x)
+    assert np.abs(nothing - same).max() > 1e-3
+    np.testing.assert_array_equal(same, logits_of(model, source, images))
+
+
+@pytest.mark.parametrize("space", [(9, 13), (6, 4)])
+def test_any_size_is_padded_by_its_edge_and_cropped(space):
+    model, source, _ = golden("unet", np.float32)
+    images = jnp.asarray(np.random.default_rng(0).random((1, *space, 3)), jnp.float32)
+    even = jnp.pad(images, [(0, 0), *((0, n % 2) for n in space), (0, 0)], mode="edge")
+    close(logits_of(model, source, images), logits_of(model, source, even)[:, : space[0], : space[1]], 1e-5)
+
+
+def test_another_size_than_the_one_it_takes_is_refused():
+    model, source, _ = golden("tokens", np.float32)
+    with pytest.raises(InputError, match=r"takes images of 16 x 16 alone, .* got 16 x 20"):
+        logits_of(model, source, jnp.zeros((1, 16, 20, 1)))
+
+
+def test_mean_and_deviation_are_of_the_network():
+    config = config_of("unet")
+    plain, source, _ = golden("unet", np.float32)
+    model = build({**config, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.1]})
+    images = jnp.asarray(np.random.default_rng(0).random((1, 8, 8, 3)), jnp.float32)
+    mean, std = (jnp.array([[[config]]], jnp.float32) for config in ([0.4, 0.5, 0.6], [0.2, 0.3, 0.1]))
+    close(logits_of(model, source, images), logits_of(plain, source, (images - mean) / std), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["tent", "grata", "alpha_bn", "cotta", "vptta", "progressive_bn", "dua", "diga", "sictta"]
+)
+def test_methods_run_on_a_graph(name):
+    model, source, _ = golden("unet", np.float32)
+    images = jnp.asarray(np.random.default_rng(1).random((1, 16, 16, 3)), jnp.float32)
+    method = METHODS[name](model, Task(2))
+    state = method.init(source, images)
+    with jax.numpy_dtype_promotion("standard"):
+        after, output = jax.jit(method.step)(jax.random.key(0), source, state, images)
+    assert output.logits.shape == (1, 16, 16, 2) and bool(jnp.isfinite(output.logits).all())
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize("name", ["alpha_bn", "vptta"])
+def test_methods_that_need_batch_norm_refuse_a_graph_without(name):
+    with pytest.raises(InputError, match="has layer norm"):
+        METHODS[name](build(config_of("tokens")), Task(2))
+
+
+def test_a_graph_without_a_deepest_map_or_pixels_says_so():
+    config = config_of("unet")
+    model = build({**config, "graph": {**config["graph"], "deepest": None, "pixels": None}})
+    _, source, _ = golden("unet", np.float32)
+    for head, words in ((FEATURES, "deepest map"), (PIXELS, "convolution")):
+        with pytest.raises(InputError, match=words):
+            model.apply(source._asdict(), jnp.zeros((1, 8, 8, 3)), stats=stats.source(), heads=("segmentation", head))
+
+
+def test_an_operation_that_is_not_known_is_named_with_its_module():
+    config = config_of("unet")
+    nodes = [{**node, "op": "torchvision::nms", "module": "head.boxes"} for node in config["graph"]["nodes"][-1:]]
+    graph = {**config["graph"], "nodes": config["graph"]["nodes"][:-1] + nodes}
+    with pytest.raises(InputError, match=r"torchvision::nms \(first in head.boxes\)"):
+        build({**config, "graph": graph})
+    with pytest.raises(InputError, match="expected architecture, classes"):
+        build({"architecture": "torch_graph"})
+
+
+def test_a_checkpoint_of_a_graph_goes_round(tmp_path):
+    model, source, arrays = golden("unet", np.float32)
+    encoders = {**model.config, "graph": json.loads(json.dumps(model.config["graph"]).replace('["', '["encoder_'))}
+    model = build(encoders)
+    source = Source(*({f"encoder_{name}": part for name, part in tree.items()} for tree in source[:2]))
+    checkpoint.save(tmp_path / "c", model, source, Task(2), Preprocessing((8, 12)), provenance={})
+    loaded = checkpoint.load(tmp_path / "c")
+    assert loaded.manifest["kind"] == "model" and loaded.model.config == encoders
+    images = jnp.asarray(np.moveaxis(arrays["input"], 1, -1), jnp.float32)
+    np.testing.assert_array_equal(logits_of(loaded.model, loaded.source, images), logits_of(model, source, images))
+    lines = (tmp_path / "c" / "manifest.json").read_text().splitlines()
+    assert len(lines) < 150 and sum('"op": "conv"' in line for line in lines) == 4, "a node a line"
+
+
+FAMILIES = {
+    "nnU-Net": "decoder.seg_layers.0.weight", "torchvision": "backbone.layer1.0.conv1.weight",
+    "segmentation_models_pytorch": "segmentation_head.0.weight", "MONAI": "model.0.conv.unit0.adn.A.weight",
+    "transformers": "segformer.encoder.patch_embeddings.0.proj.weight",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_state_dicts_are_told_by_their_names(tmp_path, family, wrapper):
+    names = {f"{wrapper}{name}": 0 for name in (FAMILIES[family], "encoder.other.weight", "a.b", "c.d", "e.f")}
+    with pytest.raises(InputError, match=f"of {family} .*from_torch") as error:
+        refuse_families(tmp_path, names, {"res.conv1.weight", "seg_head.weight"})
+    assert "\n" not in str(error.value)
+
+
+def test_folders_and_files_of_other_kinds_end_in_one_line(tmp_path):
+    nnunet = tmp_path / "nnunet"
+    nnunet.mkdir()
+    for name in ("plans.json", "dataset.json"):
+        (nnunet / name).write_text("{}")
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
+    (tmp_path / "net.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    for path, words in {
+        nnunet: "nnU-Net",
+        tmp_path / "net.onnx": "ONNX",
+        tmp_path / "net.h5": "Keras",
+        tmp_path: "folder",
+    }.items():
+        with pytest.raises(InputError, match=words) as error:
+            kind_of(path)
+        assert "\n" not in str(error.value)
+
+
+def test_half_precision_weights_become_float32(tmp_path):
+    from reference_inputs import state_dict
+
+    arrays = {name: value.astype(np.float16) for name, value in state_dict(11).items()}
+    np.savez(tmp_path / "half.npz", **arrays)
+    source = convert(read_state_dict(tmp_path / "half.npz")).source
+    assert {leaf.dtype for leaf in jax.tree.leaves(source)} == {np.dtype(np.float32)}
