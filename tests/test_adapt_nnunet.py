@@ -5,6 +5,7 @@ import csv
 import jax
 import jax.numpy as jnp
 import nibabel
+import nnunet_prediction
 import numpy as np
 import pytest
 from nnunet_goldens import MADE, SHAPE, write
@@ -126,3 +127,17 @@ def test_an_nnunet_adapts_and_is_scored(tmp_path, command, members):
     assert [row["name"] for row in rows] == ["case0", "case1"]
     assert all(np.isfinite(float(row["loss"])) and 0 <= float(row["dice"]) <= 100 for row in rows)
     assert load_canonical(tmp_path / "out" / "masks" / "case0.nii.gz").shape == SHAPE
+
+
+def test_a_network_of_nnunet_predicts_what_its_own_predictor_does(tmp_path, command):
+    *parts, expected = nnunet_prediction.read()
+    checkpoint.save(tmp_path / "source", *parts, provenance={})
+    nnunet_prediction.write(tmp_path / "images")
+    said = command(
+        "adapt", "--source", tmp_path / "source", "--images", tmp_path / "images", "--out", tmp_path / "out",
+        "--method", "source", "--quiet",
+    )  # fmt: skip
+    assert said.status == 0, said.err
+    found = np.asarray(nibabel.load(tmp_path / "out" / "masks" / "case.nii.gz").dataobj)
+    assert np.all(np.bincount(expected.ravel())[1:] > 50) and found.shape == expected.shape
+    assert np.sum(found != expected) <= 1  # of 2970
