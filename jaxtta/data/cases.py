@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from jaxtta.core import InputError
 from jaxtta.data.formats import bare, suffixes
+from jaxtta.names import ENCODING, composed, text
 
 MODALITY = re.compile(r"_(\d{4})$")
 
@@ -96,7 +97,7 @@ def _by_name(folder: Path, files: list[Path]) -> dict[str, Path]:
     """
     named: dict[str, Path] = {}
     for file in files:
-        name = bare(file)
+        name = text(bare(file))
         if name in named:
             raise InputError(
                 f"{folder / named[name]} and {folder / file} differ in the suffix alone; rename or remove one of them"
@@ -110,10 +111,13 @@ def _with_masks(cases: list[Case], masks: Path, kind: str) -> list[Case]:
     if not masks.is_dir():
         raise InputError(f"{masks}: no such folder of masks; check the path")
     named = _by_name(masks, _files(masks, kind))
+    written = {composed(name): mask for name, mask in named.items()}  # decomposed by macOS, and not by others
     found = []
     for case in cases:
         other = case.name.removesuffix("_0000") if kind == "volume" else case.name
-        mask = named.get(case.name, named.get(other))
+        wanted = (case.name, other)
+        mask = next((named[name] for name in wanted if name in named), None)
+        mask = mask or next((written[name] for name in map(composed, wanted) if name in written), None)
         if mask is None:
             expected = f"{masks / case.name} with one of {' '.join(suffixes(kind))}"
             there = f"the folder has {next(iter(named.values()))}" if named else "the folder has no image files"
@@ -156,14 +160,12 @@ def _modalities(folder: Path, files: list[Path], count: int) -> list[tuple[str, 
 def _read_list(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Columns of a list, and its rows with their line numbers."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.reader(file)
             columns = [column.strip().lower() for column in next(reader, [])]
-            rows = []
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    rows.append((reader.line_num, dict(zip(columns, (cell.strip() for cell in cells)))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            "".join(columns).encode()  # names may be in any encoding, the columns are not
+            rows = [(reader.line_num, dict(zip(columns, row))) for row in reader if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeError, csv.Error) as error:
         raise InputError(
             f"{path}: not a readable list ({error}); give a folder, or a CSV file in UTF-8 with the columns image,mask"
         ) from error
@@ -172,6 +174,9 @@ def _read_list(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
             f"{path}: the first line names the columns {', '.join(columns) or '(none)'}; expected image, optionally "
             "mask and domain, separated by commas"
         )
+    again = next((column for column in columns if column and columns.count(column) > 1), None)
+    if again is not None:
+        raise InputError(f"{path}: a column {again} twice; take one of them out")
     if not rows:
         raise InputError(f"{path}: the list has no rows; write one line for each image below the header")
     return columns, rows
@@ -192,7 +197,7 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
             f"{path}: a column {beyond}, the source model takes {modalities}; take the column out, or train one that "
             "takes more with `channels`"
         )
-    entries = [PurePosixPath(row.get("image", "").replace("\\", "/")) for _, row in rows]
+    entries = [PurePosixPath(_file_in(root, row.get("image", ""))) for _, row in rows]
     absolute = [entry.parent for entry in entries if entry.is_absolute()]
     above = os.path.commonpath(absolute) if absolute else ""  # absolute paths are named from where they part
     cases: list[Case] = []
@@ -200,10 +205,10 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
     for image, (line, row) in zip(entries, rows):
         files = {}
         for column in ("image", *more, *(["mask"] if "mask" in columns else [])):
-            entry = row.get(column, "").replace("\\", "/")
+            entry = _file_in(root, row.get(column, ""))
             if not entry:
                 raise InputError(f"{path}, line {line}: no {column}; fill it in or take the line out")
-            files[column] = root / entry
+            files[column] = root / os.fsdecode(entry.encode(**ENCODING))
             if not files[column].is_file():
                 raise InputError(
                     f"{path}, line {line}: no file {files[column]}; mend the line, or give the paths' root"
@@ -218,9 +223,20 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
         lines[name] = line
         others = tuple(files[column] for column in more)
         cases.append(
-            Case(name, files["image"], files.get("mask"), row.get("domain", ""), row.get("patient", ""), others)
-        )
+            Case(
+                name, files["image"], files.get("mask"), row.get("domain", "").strip(), row.get("patient", "").strip(),
+                others,
+            )
+        )  # fmt: skip
     return cases
+
+
+def _file_in(root: Path, cell: str) -> str:
+    """The path in a cell: as it stands where there is such a file, else without blanks around it and with slashes."""
+    entry = cell.strip().replace("\\", "/")
+    if "\0" in entry:
+        raise InputError(f"{cell!r}: no path has a NUL; mend the list")
+    return cell if cell != entry and (root / os.fsdecode(cell.encode(**ENCODING))).is_file() else entry
 
 
 def find_cases(
@@ -262,12 +278,12 @@ def find_cases(
             raise InputError(f"{images}: no images; looked for {' '.join(suffixes(kind))} in it and its subfolders")
         named = _modalities(images, files, modalities)
         cases = [Case(name, parts[0], None, "", more=tuple(parts[1:])) for name, parts in named]
-        label = images.resolve().name
+        label = text(images.resolve().name)
     elif images.is_file():
         if _has(images.name, "image", "volume"):
             raise InputError(f"{images}: a single image; give the folder it lies in, or a CSV list")
         cases = _listed(images, images.parent if root is None else Path(root), modalities)
-        label = images.stem
+        label = text(images.stem)
     else:
         raise InputError(f"{images}: no such folder or list; check the path")
     if masks is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxtta import names
 from jaxtta.core import InputError
 
 
@@ -15,7 +16,7 @@ from jaxtta.core import InputError
 def replacing(path: Path) -> Iterator[Path]:
     """A name to write a file under, which takes the place of `path` when it is whole; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(names.native(f".{names.text(path.name)}.tmp"))
     yield temporary
     os.replace(temporary, path)
 
@@ -23,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all, making its folder if need be."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, **names.ENCODING)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,10 +1,11 @@
 """Cases from the command line: found, and every file read once before anything is computed or written."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from tqdm import tqdm
 
+from jaxtta import names
 from jaxtta.core import InputError, Task
 from jaxtta.data.cases import Case, find_cases, kind_of
 from jaxtta.data.kinds import Kind
@@ -12,6 +13,9 @@ from jaxtta.data.prefetch import prefetch
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.plans import Pretraining, SourceTraining
+
+RESERVED = ("resume", "run.json", "predictions.csv", ".lock", "arms", "arms.csv", "itm.csv", "models", "prepared",
+            "sources.csv")  # fmt: skip
 
 
 class Checked(NamedTuple):
@@ -87,16 +91,39 @@ def find_all(
                 f"{folder}: the domain {min(again)} was there before; results are named after domains, rename one"
             )
         cases += found
-    _check_domains(cases)
+    _check_names(cases)
+    _check_alike(cases)
     order = list(dict.fromkeys(case.domain for case in cases))
     return sorted(cases, key=lambda case: order.index(case.domain))
 
 
-def _check_domains(cases: list[Case]) -> None:
-    """Results lie in folders named after the domains, beside `resume/`, and in one table with one set of columns."""
-    for domain in dict.fromkeys(case.domain for case in cases):
-        if domain in (".", "..", "resume") or any(letter in domain for letter in '/\\:*?"<>|'):
-            raise InputError(f"a list names the domain {domain!r}; results lie in a folder of that name: give another")
+def _check_names(cases: list[Case]) -> None:
+    """Raises InputError where two results would bear one name, or that of something else; or two images had one mask.
+
+    Results lie in folders named after the domains, beside the run's own files, and are named after the cases.
+    """
+    domains = list(dict.fromkeys(case.domain for case in cases))
+    names.check("domain", domains, reserved=RESERVED if len(domains) > 1 else RESERVED[:1])
+    there: dict[tuple[str, str], Path] = {}
+    for case in cases:
+        twin = there.setdefault((case.domain, names.alike(case.name)), case.image)
+        if twin is not case.image:
+            raise InputError(f"{case.image} and {twin} differ in case or signs alone, as would results; rename one")
+    for domain, folder in {(case.domain, folder) for case in cases for folder in PurePosixPath(case.name).parents}:
+        twin = there.get((domain, names.alike(folder.with_suffix("").as_posix()))) if folder.suffix else None
+        if twin is not None:
+            raise InputError(f"{twin}: its results have the name of the folder {folder}; rename one")
+    owners = {file.resolve(): case.image for case in cases for file in (case.image, *case.more)}
+    for case in cases:
+        if case.mask is None:
+            continue
+        if (mask := case.mask.resolve()) in owners:
+            raise InputError(f"{case.image}: its mask, {case.mask}, is {owners[mask]}'s too; give it one of its own")
+        owners[mask] = case.image
+
+
+def _check_alike(cases: list[Case]) -> None:
+    """All of them in one table, with one set of columns."""
     scored, bare = (next((case for case in cases if (case.mask is None) == none), None) for none in (False, True))
     if scored and bare:
         raise InputError(f"{scored.image} has a mask and {bare.image} has none; give masks for all images, or for none")
@@ -106,10 +133,10 @@ def _domains(images: list[Path]) -> list[str]:
     """A name for each path: its own, or that of the nearest folder above in which all of them differ."""
     parts = [path.resolve().parts for path in images]
     for depth in range(1, min(map(len, parts))):
-        names = [part[-depth] for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [path.name for path in images]
+        ends = [part[-depth] for part in parts]
+        if len(set(ends)) == len(ends):
+            return list(map(names.text, ends))
+    return [names.text(path.name) for path in images]
 
 
 def check_cases(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtta import metrics
+from jaxtta import metrics, names
 from jaxtta.calibration import arms, gate
 from jaxtta.checkpoint import Checkpoint
 from jaxtta.core import Task
@@ -25,7 +25,7 @@ class Folders(NamedTuple):
 
     def of(self, domain: str) -> "Folders":
         """The folders of one domain; the run's own when the name is empty."""
-        return self._replace(out=self.out / domain) if domain else self
+        return self._replace(out=self.out / names.native(domain)) if domain else self
 
 
 def finish(
@@ -42,13 +42,15 @@ def finish(
     """
     sample, task, name = assembly.sample, loaded.task, assembly.sample.case.name
     values = written_values(loaded.preprocessing.mask_values)
-    sample.write_labels(folders.out / "masks" / name, assembly.labels, values)
+    file = names.native(name)
+    sample.write_labels(folders.out / "masks" / file, assembly.labels, values)
     if folders.probabilities:
         for c in range(task.foreground.start, task.foreground.stop):
-            sample.write_map(folders.out / "probabilities" / f"{name}_{task.names[c]}", assembly.probabilities[..., c])
+            part = names.native(f"{name}_{names.of_class(task.names[c])}")
+            sample.write_map(folders.out / "probabilities" / part, assembly.probabilities[..., c])
     if folders.overlays:
         shown = images.at_most(sample.picture(assembly), sample.overlay_side)
-        images.write_png(folders.out / "overlays" / f"{name}.png", shown)
+        images.write_png(folders.out / "overlays" / f"{file}.png", shown)
     shape = dict(zip(SHAPE[-len(sample.shape) :], sample.shape))
     row = {"domain": sample.case.domain, "name": name, **shape, "seconds": seconds, **info}
     if "arm" in info:
@@ -56,7 +58,7 @@ def finish(
     if sample.reference is None:
         return row
     if sample.planes:
-        write_rows(folders.out / "slices" / f"{name}.csv", _slices(assembly, task))
+        write_rows(folders.out / "slices" / f"{file}.csv", _slices(assembly, task))
     return row | scores(assembly, task)
 
 

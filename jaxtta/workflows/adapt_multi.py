@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxtta import checkpoint
+from jaxtta import names as files
 from jaxtta.core import InputError, Source
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
@@ -40,6 +41,7 @@ def adapt_multi(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
     fitting.check_pace(plan.epochs, plan.batch, plan.learning_rate)
     named = load_sources(plan.sources)
     known = arm_names(list(named))
+    files.check("source", known)
     wrong = next((arm for arm in plan.arm if arm not in known), None)
     if wrong is not None:
         raise InputError(f"arm is {wrong!r}; choose from {', '.join(known)}")
