@@ -166,7 +166,7 @@ def _wrong(error: CycloptsError, command: Command | None, given: set[str]) -> st
         missing = [flag(command.plan, name) for name in _required(command.plan) if name not in given]
         if missing:
             return f"expected {', '.join(missing)} too"
-    return str(error).removesuffix(".")
+    return " ".join(str(error).split()).removesuffix(".")
 
 
 def _with_flags(message: str, command: Command | None) -> str:

@@ -23,9 +23,14 @@ def text(path: str) -> str:
     return os.fsencode(path).decode(**ENCODING)
 
 
+def path_of(name: str) -> str:
+    """The path of this system that has this name."""
+    return os.fsdecode(name.encode(**ENCODING))
+
+
 def native(name: str) -> str:
-    """The path of this system that has this name; each of its parts short enough to take a suffix."""
-    return os.fsdecode("/".join(map(shortened, name.split("/"))).encode(**ENCODING))
+    """The same of what is to be written: each of its parts short enough to take a suffix."""
+    return path_of("/".join(map(shortened, name.split("/"))))
 
 
 def shortened(part: str) -> str:

@@ -11,6 +11,7 @@ from jaxtta.benchmarks.cells import Cell
 from jaxtta.benchmarks.protocols import drawn_orders, streams
 from jaxtta.core import InputError, Method
 from jaxtta.data.cases import Case
+from jaxtta.data.kinds import to_dict
 from jaxtta.data.prefetch import prefetch
 from jaxtta.models.precision import with_precision
 from jaxtta.plans import Benchmark, words
@@ -110,7 +111,8 @@ def ready(plan: Benchmark, registry: Mapping[str, Callable[..., Method]]) -> Rea
         "batch": plan.batch,
         "streams": plan.streams,
         "precision": plan.precision,
-        "cases": [f"{case.domain}/{case.name}" for case in good],
+        "preprocessing": {label: to_dict(one.preprocessing) for label, one in loaded.items()},
+        **next(iter(checked.values())).identity(good),
     }
     steps = {label: {case: one.cases[case] for case in good} for label, one in checked.items()}
     structure = prefetch(lambda case: first.preprocessing.open(case, first.task).reference > 0, good if by_size else [])

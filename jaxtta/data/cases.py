@@ -7,15 +7,16 @@ A volume of several modalities is one 4-D file, or one file for each: in a folde
 and on, as nnU-Net names them (its mask is `NAME.nii.gz`); in a list the columns `image`, `image2` and on.
 """
 
-import csv
+import json
 import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from jaxtta.core import InputError
-from jaxtta.data.formats import bare, suffixes
-from jaxtta.names import ENCODING, composed, text
+from jaxtta.data.formats import bare, module, suffixes
+from jaxtta.data.lists import file_in, read_list
+from jaxtta.names import composed, path_of, text
 
 MODALITY = re.compile(r"_(\d{4})$")
 
@@ -58,7 +59,20 @@ def kind_of(images: Path) -> str:
         return "image"
     if _has(images.name, "volume"):
         return "volume"
-    return "volume" if _has(_read_list(images)[1][0][1].get("image", ""), "volume") else "image"
+    return "volume" if _has(read_list(images)[1][0][1].get("image", "").strip(), "volume") else "image"
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folders in a folder that hold a run of jaxtta, whose masks and pictures are no images."""
+    return [record.parent for record in sorted(folder.glob("*/run.json")) if _is_run(record.parent)]
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        record = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and record.get("status") in ("running", "finished", "removed")
 
 
 def _natural(path: Path) -> tuple:
@@ -70,7 +84,7 @@ def _natural(path: Path) -> tuple:
 def _files(folder: Path, kind: str, *, leave_out: Path | None = None) -> list[Path]:
     """Files of a kind below a folder, relative to it, in natural order.
 
-    Links are followed once, hidden names passed over.
+    Links are followed once, hidden names and runs of jaxtta passed over.
     """
     found, visited = [], {folder.resolve()}
     if leave_out is not None:
@@ -79,7 +93,7 @@ def _files(folder: Path, kind: str, *, leave_out: Path | None = None) -> list[Pa
         kept = []
         for name in sorted(folders):
             target = (Path(parent) / name).resolve()
-            if not name.startswith(".") and target not in visited:
+            if not name.startswith(".") and target not in visited and not _is_run(target):
                 visited.add(target)
                 kept.append(name)
         folders[:] = kept
@@ -129,6 +143,14 @@ def _with_masks(cases: list[Case], masks: Path, kind: str) -> list[Case]:
     return found
 
 
+def _modalities_in(path: Path) -> int:
+    """How many modalities a file has by its header; 1 where that cannot be read, which is said when the file is."""
+    try:
+        return module(path, "volume").read_geometry(path).modalities
+    except InputError:
+        return 1
+
+
 def _modalities(folder: Path, files: list[Path], count: int) -> list[tuple[str, list[Path]]]:
     """The files of each case by its name: one, or those of its modalities.
 
@@ -136,7 +158,8 @@ def _modalities(folder: Path, files: list[Path], count: int) -> list[tuple[str, 
         InputError: two files of one name, or a modality that is missing.
     """
     named = _by_name(folder, files)
-    if count == 1 or not any(MODALITY.search(name) for name in named):
+    numbered = [folder / file for name, file in named.items() if MODALITY.search(name)]
+    if count == 1 or not numbered or _modalities_in(numbered[0]) == count:  # 4-D: the numbers are of the cases
         return [(name, [folder / file]) for name, file in named.items()]
     grouped: dict[str, dict[int, Path]] = {}
     for name, file in named.items():
@@ -157,34 +180,9 @@ def _modalities(folder: Path, files: list[Path], count: int) -> list[tuple[str, 
     return [(name, [parts[number] for number in range(count)]) for name, parts in grouped.items()]
 
 
-def _read_list(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Columns of a list, and its rows with their line numbers."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.reader(file)
-            columns = [column.strip().lower() for column in next(reader, [])]
-            "".join(columns).encode()  # names may be in any encoding, the columns are not
-            rows = [(reader.line_num, dict(zip(columns, row))) for row in reader if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise InputError(
-            f"{path}: not a readable list ({error}); give a folder, or a CSV file in UTF-8 with the columns image,mask"
-        ) from error
-    if "image" not in columns:
-        raise InputError(
-            f"{path}: the first line names the columns {', '.join(columns) or '(none)'}; expected image, optionally "
-            "mask and domain, separated by commas"
-        )
-    again = next((column for column in columns if column and columns.count(column) > 1), None)
-    if again is not None:
-        raise InputError(f"{path}: a column {again} twice; take one of them out")
-    if not rows:
-        raise InputError(f"{path}: the list has no rows; write one line for each image below the header")
-    return columns, rows
-
-
 def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
     """The cases of a list, in its order."""
-    columns, rows = _read_list(path)
+    columns, rows = read_list(path)
     more = [f"image{number}" for number in range(2, modalities + 1)] if "image2" in columns else []
     absent = [column for column in more if column not in columns]
     if absent:
@@ -197,7 +195,7 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
             f"{path}: a column {beyond}, the source model takes {modalities}; take the column out, or train one that "
             "takes more with `channels`"
         )
-    entries = [PurePosixPath(_file_in(root, row.get("image", ""))) for _, row in rows]
+    entries = [PurePosixPath(file_in(root, row.get("image", ""))) for _, row in rows]
     absolute = [entry.parent for entry in entries if entry.is_absolute()]
     above = os.path.commonpath(absolute) if absolute else ""  # absolute paths are named from where they part
     cases: list[Case] = []
@@ -205,10 +203,10 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
     for image, (line, row) in zip(entries, rows):
         files = {}
         for column in ("image", *more, *(["mask"] if "mask" in columns else [])):
-            entry = _file_in(root, row.get(column, ""))
+            entry = file_in(root, row.get(column, ""))
             if not entry:
                 raise InputError(f"{path}, line {line}: no {column}; fill it in or take the line out")
-            files[column] = root / os.fsdecode(entry.encode(**ENCODING))
+            files[column] = root / path_of(entry)
             if not files[column].is_file():
                 raise InputError(
                     f"{path}, line {line}: no file {files[column]}; mend the line, or give the paths' root"
@@ -229,14 +227,6 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
             )
         )  # fmt: skip
     return cases
-
-
-def _file_in(root: Path, cell: str) -> str:
-    """The path in a cell: as it stands where there is such a file, else without blanks around it and with slashes."""
-    entry = cell.strip().replace("\\", "/")
-    if "\0" in entry:
-        raise InputError(f"{cell!r}: no path has a NUL; mend the list")
-    return cell if cell != entry and (root / os.fsdecode(cell.encode(**ENCODING))).is_file() else entry
 
 
 def find_cases(

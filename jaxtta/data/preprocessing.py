@@ -14,6 +14,7 @@ from jaxtta.core import InputError, Task
 from jaxtta.data import formats, images, labels, overlays
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly, Sample
+from jaxtta.data.windows import check_size
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -40,6 +41,7 @@ class Preprocessing:
             raise InputError(f"size is {self.size!r}; expected (height, width), two whole numbers from 1 on")
         if self.channels not in (1, 3):
             raise InputError(f"channels is {self.channels!r}; choose 1 (grey) or 3 (RGB)")
+        check_size(self.size, self.channels)
         object.__setattr__(self, "size", tuple(self.size))
         object.__setattr__(self, "mask_values", labels.mask_values(self.mask_values))
 

@@ -48,6 +48,12 @@ def check_free(out: Path, mark: str, what: str, *, overwrite: bool) -> None:
             raise InputError(f"{out}: already holds {what}; add `overwrite` to replace it, or give another folder")
 
 
+def differing(one: Any, other: Any) -> tuple[Any, Any]:
+    """The two, or of two lists as long as each other the first entries that differ."""
+    alike = isinstance(one, list) and isinstance(other, list) and len(one) == len(other)
+    return next((pair for pair in zip(one, other) if pair[0] != pair[1]), (one, other)) if alike else (one, other)
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}

@@ -1,5 +1,8 @@
 """Cases from the command line: found, and every file read once before anything is computed or written."""
 
+import hashlib
+import sys
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -7,7 +10,7 @@ from tqdm import tqdm
 
 from jaxtta import names
 from jaxtta.core import InputError, Task
-from jaxtta.data.cases import Case, find_cases, kind_of
+from jaxtta.data.cases import Case, find_cases, kind_of, runs_in
 from jaxtta.data.kinds import Kind
 from jaxtta.data.prefetch import prefetch
 from jaxtta.data.preprocessing import Preprocessing
@@ -26,12 +29,19 @@ class Checked(NamedTuple):
         square: whether all have the same spacing along both in-plane axes, within a tenth.
         bad: the others, as `{"name", "domain", "error"}`.
         files: of both.
+        contents: of each of the cases, a digest of its files.
     """
 
     cases: dict[Case, int]
     square: bool
     bad: list[dict[str, str]]
     files: list[Path]
+    contents: dict[Case, str] = {}  # noqa: RUF012 (nobody writes into it)
+
+    def identity(self, cases: Iterable[Case] | None = None) -> dict[str, list[str]]:
+        """What a resumed run must have in common with the one before: names and contents of these cases, or all."""
+        named = {f"{case.domain}/{case.name}": self.contents[case] for case in (self.cases if cases is None else cases)}
+        return {"cases": list(named), "contents": [f"{name}: {digest}" for name, digest in named.items()]}
 
 
 def preprocessing_for(plan: SourceTraining | Pretraining, *, mask_values: tuple[int, ...] | str) -> Kind:
@@ -82,6 +92,8 @@ def find_all(
         raise InputError(f"`root` {root} is for the paths of a CSV list, and no list is given; leave it out")
     cases: list[Case] = []
     for i, (folder, name) in enumerate(zip(images, _domains(images))):
+        for run in runs_in(folder):
+            tqdm.write(f"{run}: a run of jaxtta; what it holds is passed over", file=sys.stderr)
         domain, above = (name, None) if folder.is_dir() else (None, root)
         kind = {"kind": preprocessing.kind, "modalities": preprocessing.modalities}
         found = find_cases(folder, masks=masks[i] if masks else None, root=above, domain=domain, **kind)
@@ -154,22 +166,34 @@ def check_cases(
         InputError: files are bad and `skip_bad` is off, or all are; the message tells the first and how many more.
     """
 
-    def look(case: Case) -> tuple[int, bool]:
+    def look(case: Case) -> tuple[int, bool, str]:
         sample = preprocessing.open(case, task, batch=batch)
         height, width = sample.working_spacing[-2:]
-        return sample.steps, abs(height / width - 1) < 0.1
+        return sample.steps, abs(height / width - 1) < 0.1, _digest(case.files)
 
-    good, bad, square = {}, [], True
+    good, contents, bad, square = {}, {}, [], True
     reading = prefetch(look, cases)
     for case, result in tqdm(reading, "checking", len(cases), unit="file", leave=False, disable=quiet or None):
         if isinstance(result, InputError):
             bad.append({"name": case.name, "domain": case.domain, "error": str(result)})
         else:
-            good[case] = result[0]
+            good[case], contents[case] = result[0], result[2]
             square &= result[1]
     if bad and not skip_bad:
         more = f"and {len(bad) - 1} more bad files; " if len(bad) > 1 else ""
         raise InputError(f"{bad[0]['error']} ({more}`skip_bad` leaves out what is bad and goes on)")
     if not good:
         raise InputError(f"{bad[0]['error']} (all {len(bad)} files are bad)")
-    return Checked(good, square, bad, [path for case in cases for path in case.files])
+    return Checked(good, square, bad, [path for case in cases for path in case.files], contents)
+
+
+def _digest(files: list[Path]) -> str:
+    """Of what the files of a case hold, read from where they have just been read."""
+    whole = hashlib.blake2b(digest_size=16)
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                whole.update(hashlib.file_digest(file, hashlib.blake2b).digest())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read any more ({error.strerror or error}); copy it again") from error
+    return whole.hexdigest()

@@ -1,5 +1,6 @@
 """`jaxtta adapt-multi`: several source models meet unlabelled images; segmentations by one arm or by each come out."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +58,9 @@ def adapt_multi(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
         "arms": chosen,
         **{name: getattr(plan, name) for name in alike},
         "scored": cases[0].mask is not None,
-        "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
+        "task": dataclasses.asdict(first.task),
+        "preprocessing": to_dict(first.preprocessing),
+        **checked.identity(),
     }
     reads = [*plan.sources, *checked.files]
     told = {"sources": [str(path) for path in plan.sources], "images": [str(path) for path in plan.images]}
