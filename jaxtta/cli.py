@@ -5,6 +5,7 @@ Nothing heavy is imported before the arguments are read, so that `--help` answer
 
 import dataclasses
 import inspect
+import io
 import re
 import sys
 from collections.abc import Callable
@@ -47,6 +48,9 @@ EXAMPLES = """\
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):  # names are printed whatever the terminal's encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if arguments is None else arguments
     command = COMMANDS.get(words[0].replace("-", "_")) if words else None
     who, given = f"jaxtta {words[0]}" if command else "jaxtta", set()
@@ -163,7 +167,7 @@ def _wrong(error: CycloptsError, command: Command | None, given: set[str]) -> st
         missing = [flag(command.plan, name) for name in _required(command.plan) if name not in given]
         if missing:
             return f"expected {', '.join(missing)} too"
-    return str(error).removesuffix(".")
+    return " ".join(str(error).split()).removesuffix(".")
 
 
 def _with_flags(message: str, command: Command | None) -> str:
@@ -178,5 +182,6 @@ def _with_flags(message: str, command: Command | None) -> str:
 
 
 def _refused(who: str, message: str) -> int:
-    print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
+    told = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in message)
+    print(f"{who}: {told}", file=sys.stderr)
     return 2

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtta import names
 from jaxtta.errors import InputError as InputError
 
 Array = jax.Array
@@ -114,12 +115,13 @@ class Task:
         if self.classes < least:
             raise InputError(f"a {self.activation} task has at least {least} classes, got {self.classes}")
         if not self.names:
-            names = [f"class{i + (self.activation == 'sigmoid')}" for i in range(self.classes)]
-            object.__setattr__(self, "names", tuple(names))
+            made_up = [f"class{i + (self.activation == 'sigmoid')}" for i in range(self.classes)]
+            object.__setattr__(self, "names", tuple(made_up))
         if len(self.names) != self.classes:
             raise InputError(
                 f"{self.classes} classes need {self.classes} names, got {len(self.names)}: {', '.join(self.names)}"
             )
+        names.check("class", self.names, file=names.of_class)
 
     @property
     def foreground(self) -> slice:

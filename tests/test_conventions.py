@@ -19,6 +19,7 @@ TEXTS = [ROOT / "README.md", *FILES.values(), *SCRIPTS, *sorted((ROOT / "experim
 # Who may import whom: a module imports from layers before its own, and from its own package.
 LAYERS = (
     {"errors", "readable"},
+    {"names"},
     {"plans"},
     {"core"},
     {"stored_tree"},

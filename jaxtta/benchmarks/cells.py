@@ -1,6 +1,5 @@
 """One cell of a benchmark: a method on a source along the streams of a protocol; and what its steps cost."""
 
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
 from jaxtta.metrics import calibration
 from jaxtta.models import Model
+from jaxtta.names import of_label
 from jaxtta.runs import writing
 from jaxtta.runs.stream import Visit, along
 from jaxtta.schedule import Tick, schedule
@@ -41,12 +41,8 @@ class Cell(NamedTuple):
     def place(self) -> Path:
         """Where its files lie, without a suffix."""
         replicate = f"order{self.order}_seed{self.seed}"
-        return Path(file_name(self.source), file_name(self.protocol), replicate, file_name(self.method))
-
-
-def file_name(label: str) -> str:
-    """A label as a name that every file system takes."""
-    return re.sub(r"[^\w.=-]+", "+", label)
+        source, protocol, method = map(of_label, (self.source, self.protocol, self.method))
+        return Path(source, protocol, replicate, method)
 
 
 class Subject(NamedTuple):

@@ -74,7 +74,7 @@ def _labelled(texts: Sequence[str]) -> dict[str, Path]:
 def _read(file: Path) -> dict[str, Any]:
     """What a file says, checked and made into what `Benchmark` takes."""
     try:
-        entries = tomllib.loads(file.read_text())
+        entries = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror or error}); check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxtta import plots
-from jaxtta.benchmarks.cells import Cell, file_name
+from jaxtta.benchmarks.cells import Cell
 from jaxtta.benchmarks.gallery import items_of
 from jaxtta.benchmarks.report import Picture, Section, report
 from jaxtta.benchmarks.scores import summary
 from jaxtta.benchmarks.tables import COST_NOTES, SCORE_NOTES, comma_separated, latex, markdown, tables
 from jaxtta.core import Task
+from jaxtta.names import of_label
 from jaxtta.runs.files import write_text
 from jaxtta.runs.results import aligned
 
@@ -51,7 +52,7 @@ def write_report(
     sections = []
     for source, protocol in dict.fromkeys((row["source"], row["protocol"]) for row in scores):
         group = [row for row in scores if (row["source"], row["protocol"]) == (source, protocol)]
-        folder = out / "figures" / file_name(source) / file_name(protocol)
+        folder = out / "figures" / of_label(source) / of_label(protocol)
         visited = [row for row in rows if (row["source"], row["protocol"]) == (source, protocol)]
         pictures = _figures(folder, visited, group, costs)
         scored = tables(group)

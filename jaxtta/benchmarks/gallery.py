@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxtta import names
 from jaxtta.core import Task
 from jaxtta.data import images, overlays
 from jaxtta.data.sample import Assembly
@@ -86,4 +87,4 @@ def items_of(cell: Path) -> list[dict[str, Any]]:
 
 
 def _of(folder: Path, domain: str, name: str) -> Path:
-    return folder / domain / f"{name}.jpg"
+    return folder / names.native(domain) / f"{names.native(name)}.jpg"

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtta import checkpoint, plots
-from jaxtta.benchmarks.cells import Cell, file_name
+from jaxtta import checkpoint, names, plots
+from jaxtta.benchmarks.cells import Cell
 from jaxtta.benchmarks.protocols import drawn_orders, streams
 from jaxtta.core import InputError, Method
 from jaxtta.data.cases import Case
+from jaxtta.data.kinds import to_dict
 from jaxtta.data.prefetch import prefetch
 from jaxtta.models.precision import with_precision
 from jaxtta.plans import Benchmark, words
@@ -74,8 +75,9 @@ def ready(plan: Benchmark, registry: Mapping[str, Callable[..., Method]]) -> Rea
     first = next(iter(loaded.values()))
     _check_alike(loaded)
     labels = tuple(dict.fromkeys((NOTHING, *(plan.methods or registry))))
-    if len({file_name(label) for label in labels}) < len(labels):
-        raise InputError(f"two of the methods {', '.join(labels)} make the same file name; name one of them otherwise")
+    names.check("method", labels, file=names.of_label)
+    names.check("source", plan.sources, file=names.of_label)
+    names.check("protocol", plan.protocols, file=names.of_label, reserved=(NOTHING,))
     if plan.against not in labels:
         raise InputError(f"against is {plan.against!r}, which is not among the methods: {', '.join(labels)}")
     factories = {label: _factory(label, registry) for label in labels}
@@ -109,7 +111,8 @@ def ready(plan: Benchmark, registry: Mapping[str, Callable[..., Method]]) -> Rea
         "batch": plan.batch,
         "streams": plan.streams,
         "precision": plan.precision,
-        "cases": [f"{case.domain}/{case.name}" for case in good],
+        "preprocessing": {label: to_dict(one.preprocessing) for label, one in loaded.items()},
+        **next(iter(checked.values())).identity(good),
     }
     steps = {label: {case: one.cases[case] for case in good} for label, one in checked.items()}
     structure = prefetch(lambda case: first.preprocessing.open(case, first.task).reference > 0, good if by_size else [])

@@ -7,14 +7,16 @@ A volume of several modalities is one 4-D file, or one file for each: in a folde
 and on, as nnU-Net names them (its mask is `NAME.nii.gz`); in a list the columns `image`, `image2` and on.
 """
 
-import csv
+import json
 import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from jaxtta.core import InputError
-from jaxtta.data.formats import bare, suffixes
+from jaxtta.data.formats import bare, module, suffixes
+from jaxtta.data.lists import file_in, read_list
+from jaxtta.names import composed, path_of, text
 
 MODALITY = re.compile(r"_(\d{4})$")
 
@@ -57,7 +59,20 @@ def kind_of(images: Path) -> str:
         return "image"
     if _has(images.name, "volume"):
         return "volume"
-    return "volume" if _has(_read_list(images)[1][0][1].get("image", ""), "volume") else "image"
+    return "volume" if _has(read_list(images)[1][0][1].get("image", "").strip(), "volume") else "image"
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folders in a folder that hold a run of jaxtta, whose masks and pictures are no images."""
+    return [record.parent for record in sorted(folder.glob("*/run.json")) if _is_run(record.parent)]
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        record = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and record.get("status") in ("running", "finished", "removed")
 
 
 def _natural(path: Path) -> tuple:
@@ -69,7 +84,7 @@ def _natural(path: Path) -> tuple:
 def _files(folder: Path, kind: str, *, leave_out: Path | None = None) -> list[Path]:
     """Files of a kind below a folder, relative to it, in natural order.
 
-    Links are followed once, hidden names passed over.
+    Links are followed once, hidden names and runs of jaxtta passed over.
     """
     found, visited = [], {folder.resolve()}
     if leave_out is not None:
@@ -78,7 +93,7 @@ def _files(folder: Path, kind: str, *, leave_out: Path | None = None) -> list[Pa
         kept = []
         for name in sorted(folders):
             target = (Path(parent) / name).resolve()
-            if not name.startswith(".") and target not in visited:
+            if not name.startswith(".") and target not in visited and not _is_run(target):
                 visited.add(target)
                 kept.append(name)
         folders[:] = kept
@@ -96,7 +111,7 @@ def _by_name(folder: Path, files: list[Path]) -> dict[str, Path]:
     """
     named: dict[str, Path] = {}
     for file in files:
-        name = bare(file)
+        name = text(bare(file))
         if name in named:
             raise InputError(
                 f"{folder / named[name]} and {folder / file} differ in the suffix alone; rename or remove one of them"
@@ -110,10 +125,13 @@ def _with_masks(cases: list[Case], masks: Path, kind: str) -> list[Case]:
     if not masks.is_dir():
         raise InputError(f"{masks}: no such folder of masks; check the path")
     named = _by_name(masks, _files(masks, kind))
+    written = {composed(name): mask for name, mask in named.items()}  # decomposed by macOS, and not by others
     found = []
     for case in cases:
         other = case.name.removesuffix("_0000") if kind == "volume" else case.name
-        mask = named.get(case.name, named.get(other))
+        wanted = (case.name, other)
+        mask = next((named[name] for name in wanted if name in named), None)
+        mask = mask or next((written[name] for name in map(composed, wanted) if name in written), None)
         if mask is None:
             expected = f"{masks / case.name} with one of {' '.join(suffixes(kind))}"
             there = f"the folder has {next(iter(named.values()))}" if named else "the folder has no image files"
@@ -125,6 +143,14 @@ def _with_masks(cases: list[Case], masks: Path, kind: str) -> list[Case]:
     return found
 
 
+def _modalities_in(path: Path) -> int:
+    """How many modalities a file has by its header; 1 where that cannot be read, which is said when the file is."""
+    try:
+        return module(path, "volume").read_geometry(path).modalities
+    except InputError:
+        return 1
+
+
 def _modalities(folder: Path, files: list[Path], count: int, numbered: bool) -> list[tuple[str, list[Path]]]:
     """The files of each case by its name: one, or those of its modalities.
 
@@ -132,7 +158,9 @@ def _modalities(folder: Path, files: list[Path], count: int, numbered: bool) -> 
         InputError: two files of one name, or a modality that is missing.
     """
     named = _by_name(folder, files)
-    if (count == 1 and not numbered) or not any(MODALITY.search(name) for name in named):
+    found = [folder / file for name, file in named.items() if MODALITY.search(name)]
+    whole = count == 1 or not found or _modalities_in(found[0]) == count  # of a 4-D file, numbers are of the cases
+    if not found or (whole and not numbered):
         return [(name, [folder / file]) for name, file in named.items()]
     grouped: dict[str, dict[int, Path]] = {}
     for name, file in named.items():
@@ -153,33 +181,9 @@ def _modalities(folder: Path, files: list[Path], count: int, numbered: bool) -> 
     return [(name, [parts[number] for number in range(count)]) for name, parts in grouped.items()]
 
 
-def _read_list(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Columns of a list, and its rows with their line numbers."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            columns = [column.strip().lower() for column in next(reader, [])]
-            rows = []
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    rows.append((reader.line_num, dict(zip(columns, (cell.strip() for cell in cells)))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{path}: not a readable list ({error}); give a folder, or a CSV file in UTF-8 with the columns image,mask"
-        ) from error
-    if "image" not in columns:
-        raise InputError(
-            f"{path}: the first line names the columns {', '.join(columns) or '(none)'}; expected image, optionally "
-            "mask and domain, separated by commas"
-        )
-    if not rows:
-        raise InputError(f"{path}: the list has no rows; write one line for each image below the header")
-    return columns, rows
-
-
 def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
     """The cases of a list, in its order."""
-    columns, rows = _read_list(path)
+    columns, rows = read_list(path)
     more = [f"image{number}" for number in range(2, modalities + 1)] if "image2" in columns else []
     absent = [column for column in more if column not in columns]
     if absent:
@@ -192,7 +196,7 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
             f"{path}: a column {beyond}, the source model takes {modalities}; take the column out, or train one that "
             "takes more with `channels`"
         )
-    entries = [PurePosixPath(row.get("image", "").replace("\\", "/")) for _, row in rows]
+    entries = [PurePosixPath(file_in(root, row.get("image", ""))) for _, row in rows]
     absolute = [entry.parent for entry in entries if entry.is_absolute()]
     above = os.path.commonpath(absolute) if absolute else ""  # absolute paths are named from where they part
     cases: list[Case] = []
@@ -200,10 +204,10 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
     for image, (line, row) in zip(entries, rows):
         files = {}
         for column in ("image", *more, *(["mask"] if "mask" in columns else [])):
-            entry = row.get(column, "").replace("\\", "/")
+            entry = file_in(root, row.get(column, ""))
             if not entry:
                 raise InputError(f"{path}, line {line}: no {column}; fill it in or take the line out")
-            files[column] = root / entry
+            files[column] = root / path_of(entry)
             if not files[column].is_file():
                 raise InputError(
                     f"{path}, line {line}: no file {files[column]}; mend the line, or give the paths' root"
@@ -218,8 +222,11 @@ def _listed(path: Path, root: Path, modalities: int) -> list[Case]:
         lines[name] = line
         others = tuple(files[column] for column in more)
         cases.append(
-            Case(name, files["image"], files.get("mask"), row.get("domain", ""), row.get("patient", ""), others)
-        )
+            Case(
+                name, files["image"], files.get("mask"), row.get("domain", "").strip(), row.get("patient", "").strip(),
+                others,
+            )
+        )  # fmt: skip
     return cases
 
 
@@ -265,12 +272,12 @@ def find_cases(
             raise InputError(f"{images}: no images; looked for {' '.join(suffixes(kind))} in it and its subfolders")
         named = _modalities(images, files, modalities, numbered)
         cases = [Case(name, parts[0], None, "", more=tuple(parts[1:])) for name, parts in named]
-        label = images.resolve().name
+        label = text(images.resolve().name)
     elif images.is_file():
         if _has(images.name, "image", "volume"):
             raise InputError(f"{images}: a single image; give the folder it lies in, or a CSV list")
         cases = _listed(images, images.parent if root is None else Path(root), modalities)
-        label = images.stem
+        label = text(images.stem)
     else:
         raise InputError(f"{images}: no such folder or list; check the path")
     if masks is not None:

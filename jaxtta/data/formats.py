@@ -3,6 +3,7 @@
 A module of pictures has `read_image(path)`, `[h, w, 1 or 3]`, and `read_mask(path)`, `[h, w]` int32 as stored; what is
 made of a picture is written as PNG. A module of volumes has:
 
+- `read_geometry(path)`: the geometry alone, from the header
 - `read_volume(path)`: a `Volume`, its arrays `[depth, height, width, modalities]` in canonical orientation
 - `read_labels(path, like)`: a mask `[depth, height, width]`, int32 as stored, on the grid of the geometry `like`
 - `write_labels(path, labels, values, geometry)`: `values[labels]` on the image's own grid

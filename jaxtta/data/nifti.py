@@ -24,7 +24,7 @@ import numpy as np
 from jaxtta.core import InputError
 from jaxtta.data.formats import FORMATS, Volume, suffix
 
-MOST_VOXELS = 2**30
+MOST_VOXELS, MOST_BYTES = 2**30, 2**31
 GRID_TOLERANCE = 1e-3  # of a voxel; a qform in float32 is off by up to 3e-4
 
 _CANONICAL = np.array([[2.0, 1.0], [1.0, -1.0], [0.0, -1.0]])  # depth, height, width run to superior, posterior, left
@@ -106,8 +106,10 @@ def _check_data(path: Path, file: BinaryIO, header: Any) -> None:
     most = abs(slope) * 2.0 ** (8 * dtype.itemsize if dtype.kind in "iu" else 0) + abs(intercept)
     expected = "expected finite values in float32; correct scl_slope and scl_inter (1 and 0 for none)"
     _check(path, abs(slope) > 1e-38 and most < 3e38, f"values of {slope:g} * stored + {intercept:g}, {expected}")
+    whole, advice = math.prod(shape) * dtype.itemsize, "crop it or save it with fewer bits"
+    _check(path, whole <= MOST_BYTES, f"{whole} bytes of voxels, the most is {MOST_BYTES}; {advice}")
     offset, size = float(header["vox_offset"]), os.fstat(file.fileno()).st_size
-    claimed = offset + math.prod(shape) * dtype.itemsize
+    claimed = offset + whole
     room = size * (1100 if isinstance(file, gzip.GzipFile) else 1)  # gzip shrinks zeros by 1032
     refusal = f"the header claims data at bytes {offset:.0f} to {claimed:.0f} of {size}; it is cut off, copy it again"
     _check(path, offset >= 0 and claimed <= room, refusal)

@@ -16,6 +16,7 @@ from jaxtta.data import formats, images, labels, overlays
 from jaxtta.data.cases import Case
 from jaxtta.data.intensity import scheme
 from jaxtta.data.sample import Assembly, Sample
+from jaxtta.data.windows import check_size
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -47,6 +48,7 @@ class Preprocessing:
         if not (labels.integers((self.channels,)) and self.channels >= 1):
             raise InputError(f"channels is {self.channels!r}; choose 1 (grey), 3 (RGB), or the number of grey files")
         scheme(self.intensity, among=("minmax", "window"))
+        check_size(self.size, self.channels)
         object.__setattr__(self, "size", tuple(self.size))
         object.__setattr__(self, "mask_values", labels.mask_values(self.mask_values))
 

@@ -5,6 +5,8 @@ one range for each modality of a volume: `(value − low) / (high − low)`, cut
 """
 
 import dataclasses
+import math
+from pathlib import Path
 
 import numpy as np
 
@@ -14,8 +16,12 @@ from jaxtta.data.cases import Case
 from jaxtta.data.intensity import scheme
 from jaxtta.data.resample import resample, resample_labels, shape_at
 from jaxtta.data.scan import Scan
+from jaxtta.data.windows import check_size
 
+MOST_CHANNELS = 256
 AXES = ("axial", "coronal", "sagittal")
+MOST_SCALE = 50.0  # by which the voxels of a file and those of the working grid differ; a thick slice is 20 thin ones
+MOST_WORKING = 2**29  # values of a block on the working grid, 2 GiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +55,9 @@ class VolumePreprocessing:
             raise InputError(
                 f"size is {self.size!r}; expected HEIGHTxWIDTH for slices or DEPTHxHEIGHTxWIDTH for windows"
             )
-        if not (isinstance(self.channels, int) and self.channels >= 1):
-            raise InputError(f"channels is {self.channels!r}; expected the number of modalities, from 1 on")
+        if not (isinstance(self.channels, int) and 1 <= self.channels <= MOST_CHANNELS):
+            raise InputError(f"channels is {self.channels!r}; expected the number of modalities, 1 to {MOST_CHANNELS}")
+        check_size(self.size, self.channels)
         if self.axis not in AXES:
             raise InputError(f"axis is {self.axis!r}; choose one of {', '.join(AXES)}")
         if self.spacing is not None:
@@ -108,7 +115,7 @@ class Study(Scan):
         inside = [i for i in range(3) if i != axis]
         plane, mm = tuple(shape[i] for i in inside), tuple(spacing[i] for i in inside)
         if preprocessing.spacing is not None:
-            working = shape_at(plane, mm, preprocessing.spacing)
+            working = _working(case.image, plane, mm, preprocessing)
         else:
             working = plane if axis is None else preprocessing.size
         self.working_spacing = tuple(size * n / w for size, n, w in zip(mm, plane, working))
@@ -136,3 +143,22 @@ class Study(Scan):
         if self.axis is None:
             return resample(probabilities, self.shape)
         return images.resize_linear(probabilities, tuple(n for i, n in enumerate(self.shape) if i != self.axis))
+
+
+def _working(path: Path, shape: tuple, spacing: tuple, preprocessing: VolumePreprocessing) -> tuple[int, ...]:
+    """The shape of the working grid of a block.
+
+    Raises:
+        InputError: it would be absurd: a header in metres or micrometres that says millimetres, or the other way round.
+    """
+    target = preprocessing.spacing
+    told = (
+        f"voxels of {' x '.join(f'{mm:.4g}' for mm in spacing)} mm, the source takes {' x '.join(map(str, target))} mm"
+    )
+    scales = [size / wanted for size, wanted in zip(spacing, target)]
+    if max(scales) > MOST_SCALE or min(scales) < 1 / MOST_SCALE:
+        raise InputError(f"{path}: {told}; correct the header's spacing and its unit")
+    working = shape_at(shape, spacing, target)
+    if (values := math.prod(map(max, working, preprocessing.size)) * preprocessing.channels) > MOST_WORKING:
+        raise InputError(f"{path}: {told}: {values} values at once, the most is {MOST_WORKING}; crop the volume")
+    return working

@@ -19,6 +19,17 @@ from jaxtta.core import InputError
 
 FLOOR = 1e-3  # the least weight: a Gaussian alone gives corners 4e-11, too little for float32 sums to tell from nothing
 
+MOST_INPUT = 2**26  # values of one input of a network, as 4729 x 4729 of RGB
+
+
+def check_size(size: Sequence[int], channels: int) -> None:
+    """Raises InputError for a model's input that no network has, before anything is allocated for it."""
+    if math.prod(size) * channels > MOST_INPUT:
+        told = "x".join(map(str, size))
+        raise InputError(
+            f"size is {told} of {channels} channels; the most is {MOST_INPUT} values: choose a smaller one"
+        )
+
 
 def positions(shape: Sequence[int], window: Sequence[int], *, overlap: float = 0.5) -> list[tuple[int, ...]]:
     """Where windows start so that they cover everything, in the order of the axes, the last one fastest.

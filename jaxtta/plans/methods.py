@@ -49,14 +49,16 @@ def arguments(docstring: str) -> dict[str, str]:
 
 def _registered(registry: Path) -> dict[str, tuple[str, str]]:
     """Module and function of each entry of `METHODS`, `"module:function"`."""
-    assigned = (node.value for node in ast.parse(registry.read_text()).body if isinstance(node, ast.Assign))
+    assigned = (
+        node.value for node in ast.parse(registry.read_text(encoding="utf-8")).body if isinstance(node, ast.Assign)
+    )
     registered = next(value for value in assigned if isinstance(value, ast.Call))
     return {name: tuple(place.split(":")) for name, place in ast.literal_eval(registered.args[0]).items()}
 
 
 def _function(registry: Path, module: str, name: str) -> ast.FunctionDef:
     path = registry.parent / f"{module}.py"
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
 
 

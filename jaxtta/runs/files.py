@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxtta import names
 from jaxtta.core import InputError
 
 
@@ -15,7 +16,7 @@ from jaxtta.core import InputError
 def replacing(path: Path) -> Iterator[Path]:
     """A name to write a file under, which takes the place of `path` when it is whole; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(names.native(f".{names.text(path.name)}.tmp"))
     yield temporary
     os.replace(temporary, path)
 
@@ -23,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all, making its folder if need be."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, **names.ENCODING)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -45,6 +46,12 @@ def check_free(out: Path, mark: str, what: str, *, overwrite: bool) -> None:
             raise InputError(f"{out}: not empty and holds no {what.split()[-1]}; give another folder")
         if not overwrite:
             raise InputError(f"{out}: already holds {what}; add `overwrite` to replace it, or give another folder")
+
+
+def differing(one: Any, other: Any) -> tuple[Any, Any]:
+    """The two, or of two lists as long as each other the first entries that differ."""
+    alike = isinstance(one, list) and isinstance(other, list) and len(one) == len(other)
+    return next((pair for pair in zip(one, other) if pair[0] != pair[1]), (one, other)) if alike else (one, other)
 
 
 def _finite(value: Any) -> Any:

@@ -116,7 +116,7 @@ def fit(
     """
     split = dict(zip(("training", "validation"), _split(list(cases.cases), fitted.validation, fitted.recipe.seed)))
     named = {name: [f"{case.domain}/{case.name}" for case in part] for name, part in split.items()}
-    identity = {**identity, **fitted.recipe._asdict(), **named}
+    identity = {**identity, **fitted.recipe._asdict(), **named, "contents": cases.identity()["contents"]}
     if not folder.begin(identity, [*reads, *cases.files], scratch=[PREPARED], bad=cases.bad):
         return folder.record
     training, validation = (

@@ -18,7 +18,7 @@ import jax
 from jaxtta import checkpoint
 from jaxtta.core import InputError, Tree
 from jaxtta.distributed import together
-from jaxtta.runs.files import write_json
+from jaxtta.runs.files import differing, write_json
 
 try:
     import fcntl
@@ -31,7 +31,7 @@ REMOVED = "removed"  # status while a run is taken away for another
 SAVE_SECONDS = 60.0
 PATIENCE = 10.0  # seconds in which a run that is asked to stop looks for a place to save at
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-JOINED, SLOWEST = ("cases", "bad", "devices"), ("compile_seconds", "seconds")  # of the records of several processes
+JOINED, SLOWEST = ("cases", "contents", "bad", "devices"), ("compile_seconds", "seconds")  # of several processes
 
 
 class Share(NamedTuple):
@@ -218,12 +218,13 @@ class RunFolder:
 
     def _check_same(self, identity: dict[str, Any], elsewhere: Collection[str]) -> None:
         before = dict(self._before)
-        if elsewhere:
-            before["cases"] = [case for case in before.get("cases", []) if case not in elsewhere]
+        for key in ("cases", "contents") if elsewhere else ():  # a content is told by its case, ": " and 32 digits
+            before[key] = [one for one in before.get(key, []) if one not in elsewhere and one[:-34] not in elsewhere]
         for key, value in identity.items():
-            if json.loads(json.dumps(value, default=str)) != before.get(key):
+            theirs, ours = differing(before.get(key), json.loads(json.dumps(value, default=str)))
+            if theirs != ours:
                 raise InputError(
-                    f"{self.out}: that run has another {key}: {str(before.get(key))[:200]}, now {str(value)[:200]}; "
+                    f"{self.out}: that run has another {key}: {str(theirs)[:200]}, now {str(ours)[:200]}; "
                     "resume with the same arguments, or give another folder"
                 )
 

@@ -1,17 +1,24 @@
 """Cases from the command line: found, and every file read once before anything is computed or written."""
 
-from pathlib import Path
+import hashlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from tqdm import tqdm
 
+from jaxtta import names
 from jaxtta.core import InputError, Task
-from jaxtta.data.cases import Case, find_cases, kind_of
+from jaxtta.data.cases import Case, find_cases, kind_of, runs_in
 from jaxtta.data.kinds import Kind
 from jaxtta.data.prefetch import prefetch
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.plans import Pretraining, SourceTraining
+
+RESERVED = ("resume", "run.json", "predictions.csv", ".lock", "arms", "arms.csv", "itm.csv", "models", "prepared",
+            "sources.csv")  # fmt: skip
 
 
 class Checked(NamedTuple):
@@ -22,12 +29,19 @@ class Checked(NamedTuple):
         square: whether all have the same spacing along both in-plane axes, within a tenth.
         bad: the others, as `{"name", "domain", "error"}`.
         files: of both.
+        contents: of each of the cases, a digest of its files.
     """
 
     cases: dict[Case, int]
     square: bool
     bad: list[dict[str, str]]
     files: list[Path]
+    contents: dict[Case, str] = {}  # noqa: RUF012 (nobody writes into it)
+
+    def identity(self, cases: Iterable[Case] | None = None) -> dict[str, list[str]]:
+        """What a resumed run must have in common with the one before: names and contents of these cases, or all."""
+        named = {f"{case.domain}/{case.name}": self.contents[case] for case in (self.cases if cases is None else cases)}
+        return {"cases": list(named), "contents": [f"{name}: {digest}" for name, digest in named.items()]}
 
 
 def preprocessing_for(plan: SourceTraining | Pretraining, *, mask_values: tuple[int, ...] | str) -> Kind:
@@ -78,6 +92,8 @@ def find_all(
         raise InputError(f"`root` {root} is for the paths of a CSV list, and no list is given; leave it out")
     cases: list[Case] = []
     for i, (folder, name) in enumerate(zip(images, _domains(images))):
+        for run in runs_in(folder):
+            tqdm.write(f"{run}: a run of jaxtta; what it holds is passed over", file=sys.stderr)
         domain, above = (name, None) if folder.is_dir() else (None, root)
         kind = {
             "kind": preprocessing.files,
@@ -91,16 +107,39 @@ def find_all(
                 f"{folder}: the domain {min(again)} was there before; results are named after domains, rename one"
             )
         cases += found
-    _check_domains(cases)
+    _check_names(cases)
+    _check_alike(cases)
     order = list(dict.fromkeys(case.domain for case in cases))
     return sorted(cases, key=lambda case: order.index(case.domain))
 
 
-def _check_domains(cases: list[Case]) -> None:
-    """Results lie in folders named after the domains, beside `resume/`, and in one table with one set of columns."""
-    for domain in dict.fromkeys(case.domain for case in cases):
-        if domain in (".", "..", "resume") or any(letter in domain for letter in '/\\:*?"<>|'):
-            raise InputError(f"a list names the domain {domain!r}; results lie in a folder of that name: give another")
+def _check_names(cases: list[Case]) -> None:
+    """Raises InputError where two results would bear one name, or that of something else; or two images had one mask.
+
+    Results lie in folders named after the domains, beside the run's own files, and are named after the cases.
+    """
+    domains = list(dict.fromkeys(case.domain for case in cases))
+    names.check("domain", domains, reserved=RESERVED if len(domains) > 1 else RESERVED[:1])
+    there: dict[tuple[str, str], Path] = {}
+    for case in cases:
+        twin = there.setdefault((case.domain, names.alike(case.name)), case.image)
+        if twin is not case.image:
+            raise InputError(f"{case.image} and {twin} differ in case or signs alone, as would results; rename one")
+    for domain, folder in {(case.domain, folder) for case in cases for folder in PurePosixPath(case.name).parents}:
+        twin = there.get((domain, names.alike(folder.with_suffix("").as_posix()))) if folder.suffix else None
+        if twin is not None:
+            raise InputError(f"{twin}: its results have the name of the folder {folder}; rename one")
+    owners = {file.resolve(): case.image for case in cases for file in (case.image, *case.more)}
+    for case in cases:
+        if case.mask is None:
+            continue
+        if (mask := case.mask.resolve()) in owners:
+            raise InputError(f"{case.image}: its mask, {case.mask}, is {owners[mask]}'s too; give it one of its own")
+        owners[mask] = case.image
+
+
+def _check_alike(cases: list[Case]) -> None:
+    """All of them in one table, with one set of columns."""
     scored, bare = (next((case for case in cases if (case.mask is None) == none), None) for none in (False, True))
     if scored and bare:
         raise InputError(f"{scored.image} has a mask and {bare.image} has none; give masks for all images, or for none")
@@ -110,10 +149,10 @@ def _domains(images: list[Path]) -> list[str]:
     """A name for each path: its own, or that of the nearest folder above in which all of them differ."""
     parts = [path.resolve().parts for path in images]
     for depth in range(1, min(map(len, parts))):
-        names = [part[-depth] for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [path.name for path in images]
+        ends = [part[-depth] for part in parts]
+        if len(set(ends)) == len(ends):
+            return list(map(names.text, ends))
+    return [names.text(path.name) for path in images]
 
 
 def check_cases(
@@ -131,22 +170,34 @@ def check_cases(
         InputError: files are bad and `skip_bad` is off, or all are; the message tells the first and how many more.
     """
 
-    def look(case: Case) -> tuple[int, bool]:
+    def look(case: Case) -> tuple[int, bool, str]:
         sample = preprocessing.open(case, task, batch=batch)
         height, width = sample.working_spacing[-2:]
-        return sample.steps, abs(height / width - 1) < 0.1
+        return sample.steps, abs(height / width - 1) < 0.1, _digest(case.files)
 
-    good, bad, square = {}, [], True
+    good, contents, bad, square = {}, {}, [], True
     reading = prefetch(look, cases)
     for case, result in tqdm(reading, "checking", len(cases), unit="file", leave=False, disable=quiet or None):
         if isinstance(result, InputError):
             bad.append({"name": case.name, "domain": case.domain, "error": str(result)})
         else:
-            good[case] = result[0]
+            good[case], contents[case] = result[0], result[2]
             square &= result[1]
     if bad and not skip_bad:
         more = f"and {len(bad) - 1} more bad files; " if len(bad) > 1 else ""
         raise InputError(f"{bad[0]['error']} ({more}`skip_bad` leaves out what is bad and goes on)")
     if not good:
         raise InputError(f"{bad[0]['error']} (all {len(bad)} files are bad)")
-    return Checked(good, square, bad, [path for case in cases for path in case.files])
+    return Checked(good, square, bad, [path for case in cases for path in case.files], contents)
+
+
+def _digest(files: list[Path]) -> str:
+    """Of what the files of a case hold, read from where they have just been read."""
+    whole = hashlib.blake2b(digest_size=16)
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                whole.update(hashlib.file_digest(file, hashlib.blake2b).digest())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read any more ({error.strerror or error}); copy it again") from error
+    return whole.hexdigest()

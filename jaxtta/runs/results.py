@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats as distributions
 
+from jaxtta import names
 from jaxtta.core import Task
 from jaxtta.data.cases import Case
 from jaxtta.runs.files import replacing
@@ -27,7 +29,7 @@ class Table:
         self.start = list(rows)
 
     def __enter__(self) -> "Table":
-        self.file = open(self.path, "w", newline="")
+        self.file = open(self.path, "w", newline="", **names.ENCODING)
         for row in self.start:
             self.add(row)
         return self
@@ -59,8 +61,8 @@ def write_rows(path: Path, rows: Sequence[dict]) -> None:
 
 def read_rows(path: Path) -> list[dict]:
     """The rows of a `predictions.csv`, numbers as numbers; a last line that was cut off is left out."""
-    text = path.read_text()
-    rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    text = path.read_bytes().decode(**names.ENCODING)
+    rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
     whole = [row for row in rows if None not in row and all(value for value in row.values())]
     return [{k: v if k in TEXT else float(v) for k, v in row.items()} for row in whole]
 

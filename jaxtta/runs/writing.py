@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxtta import metrics
+from jaxtta import metrics, names
 from jaxtta.calibration import arms, gate
 from jaxtta.checkpoint import Checkpoint
 from jaxtta.core import Task
@@ -26,7 +26,7 @@ class Folders(NamedTuple):
 
     def of(self, domain: str) -> "Folders":
         """The folders of one domain; the run's own when the name is empty."""
-        return self._replace(out=self.out / domain) if domain else self
+        return self._replace(out=self.out / names.native(domain)) if domain else self
 
 
 def finish(
@@ -43,13 +43,15 @@ def finish(
     """
     sample, task, name = assembly.sample, loaded.task, assembly.sample.case.name
     values = written_values(loaded.preprocessing.mask_values)
-    sample.write_labels(folders.out / "masks" / name, assembly.labels, values)
+    file = names.native(name)
+    sample.write_labels(folders.out / "masks" / file, assembly.labels, values)
     if folders.probabilities:
         for c in range(task.foreground.start, task.foreground.stop):
-            sample.write_map(folders.out / "probabilities" / f"{name}_{task.names[c]}", assembly.probabilities[..., c])
+            part = names.native(f"{name}_{names.of_class(task.names[c])}")
+            sample.write_map(folders.out / "probabilities" / part, assembly.probabilities[..., c])
     scored = {} if sample.reference is None else scores(assembly, task)
     if folders.overlays:
-        images.write_png(folders.out / "overlays" / f"{name}.png", picture(assembly, scored))
+        images.write_png(folders.out / "overlays" / f"{file}.png", picture(assembly, scored))
     shape = dict(zip(SHAPE[-len(sample.shape) :], sample.shape))
     row = {"domain": sample.case.domain, "name": name, **shape, "seconds": seconds, **info}
     if "event" in info:
@@ -59,15 +61,15 @@ def finish(
     if sample.reference is None:
         return row
     if sample.planes:
-        write_rows(folders.out / "slices" / f"{name}.csv", _slices(assembly, task))
+        write_rows(folders.out / "slices" / f"{file}.csv", _slices(assembly, task))
     return row | scored
 
 
 def picture(assembly: Assembly, scored: Mapping[str, float]) -> np.ndarray:
     """A whole prediction on its image with name and legend, `[h, w, 3]` uint8; `scored` is of `scores`, or empty."""
-    sample, names = assembly.sample, assembly.task.names[assembly.task.foreground]
-    dice = {name: scored[f"dice_{name}"] for name in names if scored}
-    entries = captions.legend(names, reference=sample.reference is not None, dice=dice)
+    sample, classes = assembly.sample, assembly.task.names[assembly.task.foreground]
+    dice = {name: scored[f"dice_{name}"] for name in classes if scored}
+    entries = captions.legend(classes, reference=sample.reference is not None, dice=dice)
     return captions.captioned(sample.picture(assembly), sample.case.name, entries)
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from jaxtta import checkpoint, distributed, run
 from jaxtta.core import InputError, Tree
 from jaxtta.data.cases import Case
+from jaxtta.data.kinds import to_dict
 from jaxtta.data.sample import Assembly
 from jaxtta.distributed import together
 from jaxtta.models.precision import with_precision
@@ -150,7 +151,9 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
         **{name: getattr(plan, name) for name in ("seed", "probabilities", "overlays")},
         "scored": cases[0].mask is not None,
         "source_sha256": loaded.manifest["sha256"],
-        "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
+        "task": dataclasses.asdict(loaded.task),
+        "preprocessing": to_dict(preprocessing),
+        **checked.identity(),
     }
     return Ready(plan, loaded, streams, cases, groups, checked, identity)
 

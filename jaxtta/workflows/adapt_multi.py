@@ -1,5 +1,6 @@
 """`jaxtta adapt-multi`: several source models meet unlabelled images; segmentations by one arm or by each come out."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxtta import checkpoint
+from jaxtta import names as files
 from jaxtta.core import InputError, Source
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
@@ -40,6 +42,7 @@ def adapt_multi(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
     fitting.check_pace(plan.epochs, plan.batch, plan.learning_rate)
     named = load_sources(plan.sources)
     known = arm_names(list(named))
+    files.check("source", known)
     wrong = next((arm for arm in plan.arm if arm not in known), None)
     if wrong is not None:
         raise InputError(f"arm is {wrong!r}; choose from {', '.join(known)}")
@@ -55,7 +58,9 @@ def adapt_multi(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
         "arms": chosen,
         **{name: getattr(plan, name) for name in alike},
         "scored": cases[0].mask is not None,
-        "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
+        "task": dataclasses.asdict(first.task),
+        "preprocessing": to_dict(first.preprocessing),
+        **checked.identity(),
     }
     reads = [*plan.sources, *checked.files]
     told = {"sources": [str(path) for path in plan.sources], "images": [str(path) for path in plan.images]}

@@ -10,13 +10,14 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxtta import run
-from jaxtta.benchmarks.cells import Cell, Subject, compile_cost, file_name, run_cell, step_cost
+from jaxtta.benchmarks.cells import Cell, Subject, compile_cost, run_cell, step_cost
 from jaxtta.benchmarks.configuration import configured, resolved
 from jaxtta.benchmarks.findings import write_report
 from jaxtta.benchmarks.gallery import Gallery
 from jaxtta.benchmarks.plan import NOTHING, Ready, ready
 from jaxtta.core import InputError, Method, given
 from jaxtta.methods import METHODS
+from jaxtta.names import of_label
 from jaxtta.plans import Benchmark, Synthesis
 from jaxtta.runs import results
 from jaxtta.runs.folder import RunFolder
@@ -70,7 +71,8 @@ def _drawn(given: dict[str, Any], *, file: Path | None) -> tuple[Path, dict[str,
         lists = {kind: [f'"{DATA}/{folder.name}/{kind}"' for folder in folders] for kind in ("images", "masks")}
         entries = [f"{kind} = [{', '.join(paths)}]" for kind, paths in lists.items()]
         written.write_text(
-            "\n".join(["# jaxtta benchmark THIS_FILE --out DIR", *entries, "", "[sources]", *sources, ""])
+            "\n".join(["# jaxtta benchmark THIS_FILE --out DIR", *entries, "", "[sources]", *sources, ""]),
+            encoding="utf-8",
         )
     return written, {**given, "out": out / RESULT}
 
@@ -195,7 +197,7 @@ def _rows_of(checked: Ready, cell: Cell, subject: Subject, advance: Callable[[in
     if cell.method != NOTHING:
         rows = results.read_rows(_file(out, cell._replace(method=NOTHING)))
         before = {(row["domain"], row["name"]): row["dice"] for row in rows}
-    pictures = out / "gallery" / file_name(cell.source)
+    pictures = out / "gallery" / of_label(cell.source)
     gallery = Gallery(pictures / NOTHING, out / "gallery" / cell.place, subject.loaded.task, before=before)
     rows = run_cell(cell, subject, checked.laid_out(cell), gallery=gallery, advance=advance)
     gallery.close()

@@ -39,7 +39,7 @@ def calibrate(plan: Calibration, folder: RunFolder) -> dict[str, Any]:
     identity = {
         "source_sha256": loaded.manifest["sha256"],
         "kind": TARGET if plan.target else gate.HOME,
-        "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
+        **checked.identity(),
         "changed": len(subject.items), "seed": plan.seed, "arms": subject.names,
     }  # fmt: skip
     home, dice = home_of(subject, quiet=plan.quiet)

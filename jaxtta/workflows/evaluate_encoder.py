@@ -53,6 +53,7 @@ def evaluate(plan: Evaluation, folder: RunFolder) -> dict[str, Any]:
         **{name: getattr(plan, name) for name in ("by", "seeds", "epochs", "batch", "learning_rate", "seed")},
         "training": [f"{case.domain}/{case.name}" for case in fitted.cases],
         "test": [f"{case.domain}/{case.name}" for case in scored.cases],
+        "contents": [entry for checked in (fitted, scored) for entry in checked.identity()["contents"]],
     }
     reads = [*filter(None, arms.paths.values()), *fitted.files, *scored.files]
     paths = {name: str(path) for name, path in arms.paths.items()}

@@ -67,7 +67,7 @@ def _pretrain(plan: Pretraining, folder: RunFolder, preprocessing: Kind) -> dict
         "preprocessing": to_dict(preprocessing),
         **recipe,
         "encoder": None if begun is None else begun.manifest["sha256"],
-        "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
+        **checked.identity(),
         "kept_aside": [f"{case.domain}/{case.name}" for case in aside],
     }
     told = {"images": [str(path) for path in plan.images], "bad": checked.bad, "devices": plan.devices or 1}

@@ -35,7 +35,7 @@ def rank(plan: Ranking, folder: RunFolder) -> dict[str, Any]:
     recipe = fitting.Recipe(plan.optimiser, plan.learning_rate, 1, plan.batch, plan.augmentation, plan.seed)
     if plan.by == AFFINE:
         require_batch_norms(sources, plan.sources, recipe)
-    found, bad, files = _cases(plan, sources)
+    found, bad, files, looked = _cases(plan, sources)
     fine_tuning = {k: v for k, v in recipe._asdict().items() if k not in ("epochs", "seed")}
     identity = {
         "by": plan.by,
@@ -43,7 +43,7 @@ def rank(plan: Ranking, folder: RunFolder) -> dict[str, Any]:
             name: {"path": str(path), "sha256": one.manifest["sha256"]}
             for path, (name, one) in zip(plan.sources, sources.items())
         },
-        "cases": [f"{case.domain}/{case.name}" for case in next(iter(found.values()))],
+        **looked.identity(next(iter(found.values()))),
         **({"recipe": fine_tuning} if plan.by == AFFINE else {}),
         "seed": plan.seed,
     }
@@ -68,7 +68,9 @@ def describe(record: dict[str, Any]) -> str:
     return results.aligned(rows)
 
 
-def _cases(plan: Ranking, sources: dict[str, checkpoint.Checkpoint]) -> tuple[dict, list[dict], list[Path]]:
+def _cases(
+    plan: Ranking, sources: dict[str, checkpoint.Checkpoint]
+) -> tuple[dict, list[dict], list[Path], inputs.Checked]:
     """For each way to prepare images that the sources have, the cases with their steps: the same for all."""
     checked, files, bad = {}, [], {}
     for one in sources.values():
@@ -88,7 +90,7 @@ def _cases(plan: Ranking, sources: dict[str, checkpoint.Checkpoint]) -> tuple[di
     }
     if not all(good.values()):
         raise InputError(f"{next(iter(bad.values()))['error']} (no file can be read for all sources)")
-    return good, list(bad.values()), files
+    return good, list(bad.values()), files, looked
 
 
 def _label_free_ranking(
