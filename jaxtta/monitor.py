@@ -103,7 +103,7 @@ def monitored(method: Method, model: Model, task: Task, *, drift: str = "reset")
         kept = jax.lax.cond(adapts, lambda: after, lambda: state.method)
         logits = predicted(adapts, output.logits, source, kept, clean)
 
-        start, seen = method.init(source, images), state.seen + adapts
+        start, seen = method.init(source, images), state.seen + adapts.astype(jnp.int32)
         moved = _distance(method.adapted(kept), method.adapted(start))
         looks = adapts & ((seen % EVERY == 0) | (moved > FAR))
         anew = predicted(~looks, logits, source, start, clean)

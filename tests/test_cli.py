@@ -66,7 +66,7 @@ def test_every_command_explains_itself(command, name):
     assert f"Usage: jaxtta {name}" in said.out
     lines = said.out.splitlines()
     assert max(len(line) for line in lines) <= 120
-    assert "--out" in said.out
+    assert "--out" in said.out or name == "doctor"  # writes nothing
 
 
 def test_the_help_lists_the_commands_and_methods(command):

@@ -71,6 +71,7 @@ LINES = {
     ),
     "demo": ("--count 4", {"count": 4}),
     "synthesize": ("--out o --centres elm birch", {"out": "o", "centres": ["elm", "birch"]}),
+    "doctor": ("", {}),
 }  # fmt: skip
 
 

@@ -98,6 +98,6 @@ class Doctor(Plan):
     """Say what there is to run on, what is missing and how to install it, and test one update.
 
     Devices, versions, precision, memory and the cache of compiled programs; then one update on a small network, held
-    against what a CPU computed: within 0.1 %, or 1 % on a GPU or TPU, with full float32 products on all. The exit
-    status is 2 where JAX does not start or the update is another.
+    against what a CPU computed, with full float32 products: within 0.1 % on a CPU, 1 % on a GPU or TPU. The exit status
+    is 2 where JAX does not start or the update is another.
     """

@@ -43,10 +43,9 @@ def doctor(plan: Doctor) -> dict[str, Any]:
     found = {
         "versions": checkpoint.versions(),
         "devices": [_device(device) for device in devices],
-        "precision": f"{config.jax_default_matmul_precision or 'the default'} for matrix products",
+        "precision": f"matrix products as {config.jax_default_matmul_precision or 'the device makes them'}",
         "memory": _host_memory(),
-        "cache": config.jax_compilation_cache_dir
-        or "none; adapt keeps compiled programs with --compilation-cache FOLDER",
+        "cache": config.jax_compilation_cache_dir or "none (compilation_cache of adapt keeps compiled programs)",
     }
     found["versions"] = " ".join(f"{name} {version}" for name, version in found["versions"].items())
     found["missing"] = missing(devices[0].platform)
