@@ -5,6 +5,7 @@ Nothing heavy is imported before the arguments are read, so that `--help` answer
 
 import dataclasses
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.exceptions import MissingArgumentError
 
 import jaxtta
+from jaxtta import progress
 from jaxtta.errors import InputError
 from jaxtta.plans import COMMANDS, Command
 from jaxtta.plans.methods import described
@@ -56,10 +58,14 @@ def main(arguments: list[str] | None = None) -> int:
         if read is None:
             print(_more(command) if set(words) & {"--help", "-h"} else "", end="")
             return 0
-        from jaxtta.workflows import summaries
+        # Of what the compiler finds slow the line tells enough; what ends a process it still says.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with progress.command(words[0], quiet=getattr(read, "quiet", False)):
+            from jaxtta.workflows import summaries
 
-        plan = command.make(**{name: getattr(read, name) for name in given})
-        summaries.say(words[0], plan, command(plan))
+            plan = command.make(**{name: getattr(read, name) for name in given})
+            record = command(plan)
+        summaries.say(words[0], plan, record)
     except CycloptsError as error:
         return _refused(who, f"{_wrong(error, command, given)}; see {who} --help")
     except InputError as error:

@@ -18,7 +18,7 @@ TEXTS = [ROOT / "README.md", *FILES.values(), *SCRIPTS, *sorted((ROOT / "experim
 
 # Who may import whom: a module imports from layers before its own, and from its own package.
 LAYERS = (
-    {"errors"},
+    {"errors", "progress"},
     {"plans"},
     {"core"},
     {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "data", "synthetic"},
@@ -27,6 +27,7 @@ LAYERS = (
     {"methods", "wrappers", "checkpoint", "torch_import"},
     {"run", "segmentation", "plots", "stablehlo"},
     {"runs"},
+    {"reports"},
     {"transfer", "encoders", "benchmarks"},
     {"workflows"},
     {"cli"},
@@ -38,7 +39,7 @@ ONE_FILE_OWNS = {
     "matplotlib": "plots.py",
     "PIL": ("data/images.py", "data/captions.py"),  # pixels, letters
     "cv2": "data/images.py",
-    "jinja2": "benchmarks/report.py",
+    "jinja2": "reports/page.py",
 }
 DEVICE_WORDS = {"jit", "pmap", "shard_map", "psum", "pmean", "pcast", "all_gather", "axis_index"}
 DEVICE_FILES = {
@@ -47,7 +48,7 @@ DEVICE_FILES = {
     "models/__init__.py": {"jit"},  # `init` alone: traced once, its forward pass is never run
     "distributed.py": {"jit"},  # the word that all processes agree on
 }
-PRINTING = ("workflows/", "cli.py")
+PRINTING = ("workflows/", "cli.py", "progress.py")
 # What runs, is run or is written may stand before the data it is given; an index belongs to its key.
 BEFORE_SOURCE = {"self", "method", "model", "path", "index"}
 # The published methods say where; this one is no method.

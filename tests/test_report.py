@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxtta.benchmarks import report
-from jaxtta.benchmarks.tables import Table
 from jaxtta.core import InputError
 from jaxtta.data import images
+from jaxtta.reports import page as report
 
 VOID = {"meta", "link", "img", "br", "input"}
 ODD = 'tent<b> & "co"'
@@ -60,7 +59,7 @@ def made(tmp_path):
     images.write_png(path, np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3))
     rows = [["source", "80.00", "–"], [ODD, "9.50", "<0.001"], ["alpha", "81.25", "0.500"], ["sar", "–", "0.002"]]
     best = [[False] * 3, [False] * 3, [False, True, False], [False] * 3]
-    table = Table("Scores <1>", ["method", "mean", "p"], rows, best)
+    table = report.Table("Scores <1>", ["method", "mean", "p"], rows, best)
     section = report.Section("Source a, protocol b", [table], ["Dice in percent"], [report.Picture(path, "T", 'a "b"')])
     images.write_jpeg(tmp_path / "overlay.jpg", np.zeros((20, 30, 3), np.uint8))
     where = {"path": tmp_path / "overlay.jpg", "source": "a", "protocol": "b", "domain": "north"}

@@ -7,10 +7,10 @@ from typing import Any
 from jaxtta import plots
 from jaxtta.benchmarks.cells import Cell, file_name
 from jaxtta.benchmarks.gallery import items_of
-from jaxtta.benchmarks.report import Picture, Section, report
 from jaxtta.benchmarks.scores import summary
 from jaxtta.benchmarks.tables import COST_NOTES, SCORE_NOTES, comma_separated, latex, markdown, tables
 from jaxtta.core import Task
+from jaxtta.reports.page import Picture, Section, report
 from jaxtta.runs.files import write_text
 from jaxtta.runs.results import aligned
 

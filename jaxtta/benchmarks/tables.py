@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from jaxtta.benchmarks.scores import SOURCE
+from jaxtta.reports.page import Table
 
 Rows = Sequence[Mapping[str, Any]]
 DASH = "–"
@@ -38,22 +39,6 @@ NAMES |= {
     "|": r"\textbar{}",
 }  # fmt: skip
 NUMBERS = {"-": "$-$", "<": "$<$", DASH: "--"}
-
-
-class Table(NamedTuple):
-    """A table as it is shown.
-
-    Attributes:
-        title: what it is of.
-        header: the names of the columns; the first one is of the methods.
-        rows: a row of cells for each method.
-        best: whether a cell is the best of its column.
-    """
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    best: list[list[bool]]
 
 
 class Column(NamedTuple):

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
+from jaxtta import progress
 from jaxtta.core import InputError, Task
 from jaxtta.data.cases import Case, find_cases, kind_of
 from jaxtta.data.kinds import Kind
@@ -134,7 +133,7 @@ def check_cases(
 
     good, bad, square = {}, [], True
     reading = prefetch(look, cases)
-    for case, result in tqdm(reading, "checking", len(cases), unit="file", leave=False, disable=quiet or None):
+    for case, result in progress.along(reading, "reading", total=len(cases), quiet=quiet):
         if isinstance(result, InputError):
             bad.append({"name": case.name, "domain": case.domain, "error": str(result)})
         else:

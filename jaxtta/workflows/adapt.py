@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from jaxtta import checkpoint, distributed, run
+from jaxtta import checkpoint, distributed, progress, run
 from jaxtta.core import InputError, Tree
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
@@ -31,7 +30,10 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
     _join(plan)
     plan = dataclasses.replace(plan, quiet=plan.quiet or not distributed.speaks())
     share = Share(jax.process_index(), jax.process_count())
-    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume, share=share) as folder:
+    with (
+        progress.command("adapt", quiet=plan.quiet),
+        RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume, share=share) as folder,
+    ):
         return _adapt(plan, folder)
 
 
@@ -189,10 +191,9 @@ def _serve(ready: Ready, folder: RunFolder) -> float:
         loaded, streams, visits, ticks[done:], states,
         key=key, batch=plan.batch, keep=plan.probabilities, finish=finish, due=folder.due,
     )  # fmt: skip
-    bar = tqdm(
-        total=len(cases), initial=len(rows), desc=None if plan.quiet else plan.method, unit=loaded.preprocessing.kind,
-        disable=plan.quiet or None,
-    )  # fmt: skip
+    bar = progress.Bar(
+        plan.method, total=len(cases), initial=len(rows), unit=loaded.preprocessing.kind, leave=True, quiet=plan.quiet
+    )
     with folder.steps(), bar, results.Table(path, rows) as table:
         for count, kept, finished in adapting:
             for row in finished:
@@ -221,11 +222,11 @@ def _resumed(folder: RunFolder, like: Tree, cases: list[Case], ticks: int) -> tu
     return told["ticks"], rows[: told["rows"]], kept
 
 
-def _report(bar: tqdm, table: results.Table, row: dict) -> None:
+def _report(bar: progress.Bar, table: results.Table, row: dict) -> None:
     table.add(row)
     scores = [r["dice"] for r in table.rows if np.isfinite(r.get("dice", np.nan))]
     if scores:
-        bar.set_postfix_str(f"Dice {np.mean(scores):.2f}", refresh=False)
+        bar.note(f"Dice {np.mean(scores):.2f}")
     bar.update()
 
 

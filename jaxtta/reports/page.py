@@ -11,7 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtta.benchmarks.tables import Table
 from jaxtta.core import InputError
 from jaxtta.data import images
 
@@ -19,6 +18,22 @@ SIGNATURES = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
 FILTERS = ("source", "protocol", "method", "domain")
 # The page may show what is inside it, and may ask nobody for anything.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+class Table(NamedTuple):
+    """A table as it is shown.
+
+    Attributes:
+        title: what it is of.
+        header: the names of the columns; the first one is of the methods.
+        rows: a row of cells for each method.
+        best: whether a cell is the best of its column.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    best: list[list[bool]]
 
 
 class Picture(NamedTuple):
@@ -82,7 +97,7 @@ def report(
 
 
 def _resource(name: str) -> str:
-    return (files("jaxtta.benchmarks") / name).read_text(encoding="utf-8")
+    return (files("jaxtta.reports") / name).read_text(encoding="utf-8")
 
 
 def _lines(value: Any) -> list[str]:
