@@ -18,6 +18,7 @@ import jaxtta
 from jaxtta import progress
 from jaxtta.errors import InputError
 from jaxtta.plans import COMMANDS, Command
+from jaxtta.plans.again import flag
 from jaxtta.plans.methods import described
 
 ABOUT = """Test-time adaptation of medical image segmentation in JAX.
@@ -111,12 +112,6 @@ def _last(words: list[str]) -> list[str]:
     last = {run[0].partition("=")[0]: run for run in runs[1:]}
     kept = [run for run in runs[1:] if run[0] == "--set" or last[run[0].partition("=")[0]] is run]
     return [word for run in (runs[0], *kept) for word in run]
-
-
-def flag(plan: type, name: str) -> str:
-    """The flag of a plan's field."""
-    told = getattr(plan.__dataclass_fields__[name].type, "__metadata__", ())
-    return next((part.name[0] for part in told if part.name), f"--{_dashed(name)}")
 
 
 def _dashed(name: str) -> str:

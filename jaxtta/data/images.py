@@ -5,6 +5,7 @@ is `[h, w]`, the stored pixel values as int32. A size is `(height, width)`. PNG,
 a file. Pillow would quietly cut colour of 16 bits to 8: OpenCV reads it. What neither reads is refused in words.
 """
 
+import io
 import os
 import uuid
 import warnings
@@ -263,6 +264,13 @@ def write_png(path: Path, array: np.ndarray) -> None:
 def write_jpeg(path: Path, picture: np.ndarray) -> None:
     """Writes an RGB picture `[h, w, 3]`, uint8, as a JPEG whole or not at all, making the folder if need be."""
     _save(path, Image.fromarray(np.ascontiguousarray(picture)), format="JPEG", quality=88, subsampling=0)
+
+
+def encoded(picture: np.ndarray, *, quality: int = 82) -> bytes:
+    """An RGB picture `[h, w, 3]`, uint8, as the content of a JPEG file."""
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(content, "JPEG", quality=quality)
+    return content.getvalue()
 
 
 def write_label_png(path: Path, labels: np.ndarray, mask_values: tuple[int, ...]) -> None:

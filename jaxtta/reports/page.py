@@ -1,7 +1,9 @@
-"""The report of a benchmark: one HTML page that holds all it shows, pictures, style and script, and loads nothing.
+"""The page of a report: one HTML file that holds all it shows, pictures, style and script, and loads nothing.
 
-Tables are sorted by a click on a header and the gallery is filtered, both by `report.js`; without scripts the page
-shows the same. The page is `report.html.jinja`. Text is escaped; it may hold anything.
+Every command that answers something has one of this design: what can be said in a sentence, tables, figures, a gallery,
+what was left out, how to repeat it, and what was run. Tables are sorted by a click on a header, the gallery is filtered
+and sorted, of a pair the one picture is drawn over the other, all by `report.js`; without scripts the page shows the
+same, a pair side by side. The page is `report.html.jinja`. Text is escaped; it may hold anything.
 """
 
 import base64
@@ -11,11 +13,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxtta.core import InputError
 from jaxtta.data import images
+from jaxtta.data.captions import legend as entries_of
 
 SIGNATURES = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
-FILTERS = ("source", "protocol", "method", "domain")
 # The page may show what is inside it, and may ask nobody for anything.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -59,22 +63,86 @@ class Section(NamedTuple):
     pictures: Sequence[Picture] = ()
 
 
+class Verdict(NamedTuple):
+    """What can be said in a sentence.
+
+    Attributes:
+        text: the sentence, or a few.
+        tone: `good`, `harm`, or `open` where neither is known.
+    """
+
+    text: str
+    tone: str = "open"
+
+
+class Shot(NamedTuple):
+    """A picture of the gallery.
+
+    Attributes:
+        picture: a PNG or JPEG file, or `[h, w, 3]`, uint8.
+        name: of the image.
+        value: that it is sorted by; NaN comes last.
+        shown: that value in words.
+        tone: `good`, `harm` or `open`.
+        title: comes first, such as the method.
+        small: what else there is to say.
+        text: what it shows, for who cannot see it.
+        before: the same image otherwise, such as without adaptation; drawn over the picture as far as a slider says.
+        of: what it can be filtered by.
+    """
+
+    picture: Path | np.ndarray
+    name: str
+    value: float
+    shown: str = ""
+    tone: str = "open"
+    title: str = ""
+    small: str = ""
+    text: str = ""
+    before: Path | np.ndarray | None = None
+    of: Mapping[str, str] = {}
+
+
+class Gallery(NamedTuple):
+    """Pictures, from the largest value to the least, or the other way round.
+
+    Attributes:
+        shots: the pictures.
+        text: what is seen.
+        orders: what the one order shows first, and the other.
+        names: of the classes that are drawn, for the legend.
+        reference: whether there is one in the pictures.
+        sides: what a pair shows, left and right.
+    """
+
+    shots: Sequence[Shot]
+    text: str
+    orders: tuple[str, str]
+    names: Sequence[str] = ()
+    reference: bool = False
+    sides: tuple[str, str] = ("source", "adapted")
+
+
 def report(
     title: str,
     sections: Sequence[Section],
     *,
+    verdict: Verdict | None = None,
+    gallery: Gallery | None = None,
+    skipped: Sequence[str] = (),
+    repeat: str = "",
     record: Mapping[str, Any] | None = None,
-    gallery: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Writes the page; returns the text of an HTML file.
 
     Args:
         title: its heading.
-        sections: in their order.
+        sections: in their order; the first comes before the gallery, the others after it.
+        verdict: below the heading.
+        gallery: of overlays.
+        skipped: what was left out and why, a line each.
+        repeat: the command line that does the same again.
         record: what was run, a row of the last table for each entry; values may be lists and mappings.
-        gallery: overlays, each a mapping of `path` (a PNG or JPEG file of two panels: without adaptation, and with
-            it), `source`, `protocol`, `method`, `domain`, `name` and `gain` (in Dice points); shown from the largest
-            gain to the largest harm, or the other way round.
 
     Raises:
         InputError: a picture is not there, or is neither PNG nor JPEG.
@@ -85,15 +153,27 @@ def report(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     parts: list[dict[str, Any]] = [{"title": section.title, "section": section} for section in sections]
-    if gallery:
-        ordered = sorted(gallery, key=lambda item: math.inf if math.isnan(item["gain"]) else -item["gain"])
-        parts.append({"title": "Images", "gallery": [_overlay(item) for item in ordered]})
+    if gallery is not None and gallery.shots:
+        ordered = sorted(gallery.shots, key=lambda shot: math.inf if math.isnan(shot.value) else -shot.value)
+        parts.insert(1, {"title": "Images", "gallery": gallery._replace(shots=ordered)})
+    if skipped:
+        parts.append({"title": "What was left out", "lines": skipped})
+    if repeat:
+        parts.append({"title": "How to repeat it", "command": repeat})
     if record:
         parts.append({"title": "What was run", "record": {name: _lines(value) for name, value in record.items()}})
     return environment.from_string(_resource("report.html.jinja")).render(
-        title=title, parts=parts, filters=FILTERS, policy=POLICY, style=_resource("report.css"),
-        script=_resource("report.js"), embedded=_embedded,
+        title=title, parts=parts, verdict=verdict, policy=POLICY, style=_resource("report.css"),
+        script=_resource("report.js"), embedded=_embedded, legend=_legend,
     )  # fmt: skip
+
+
+def _legend(gallery: Gallery) -> list[dict[str, Any]]:
+    entries = entries_of(gallery.names, reference=gallery.reference) if gallery.names else []
+    return [
+        {"text": e.text, "colours": [f"rgb({', '.join(str(round(part)) for part in c)})" for c in e.colours]}
+        for e in entries
+    ]
 
 
 def _resource(name: str) -> str:
@@ -117,19 +197,12 @@ def _line(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _overlay(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item of the gallery with its case and its gain in words."""
-    gain = item["gain"]
-    points = "–" if math.isnan(gain) else f"{round(gain, 2) + 0.0:+.2f}"
-    return {**item, "points": points, "where": f"{item['domain']}/{item['name']}"}
-
-
-def _embedded(path: Path) -> dict[str, Any]:
-    """A file as part of the page, its size known before the browser decodes it."""
-    height, width = images.read_image(path).shape[:2]
-    content = Path(path).read_bytes()
+def _embedded(picture: Path | np.ndarray) -> dict[str, Any]:
+    """A picture as part of the page, its size known before the browser decodes it."""
+    shown = picture if isinstance(picture, np.ndarray) else images.read_image(picture)
+    content = images.encoded(shown) if shown is picture else Path(picture).read_bytes()
     kind = next((kind for kind, first in SIGNATURES.items() if content.startswith(first)), None)
     if kind is None:
-        raise InputError(f"{path}: pictures of a report are PNG or JPEG, as browsers show them; save it as PNG")
+        raise InputError(f"{picture}: pictures of a report are PNG or JPEG, as browsers show them; save it as PNG")
     data = base64.b64encode(content).decode("ascii")
-    return {"width": width, "height": height, "source": f"data:image/{kind};base64,{data}"}
+    return {"width": shown.shape[1], "height": shown.shape[0], "source": f"data:image/{kind};base64,{data}"}

@@ -15,6 +15,8 @@ from jaxtta.data.sample import Assembly
 from jaxtta.distributed import together
 from jaxtta.models.precision import with_precision
 from jaxtta.plans import Adaptation
+from jaxtta.plans.again import command_line
+from jaxtta.reports.adaptation import write_report
 from jaxtta.runs import inputs, options, results, writing
 from jaxtta.runs.folder import STATE, RunFolder, Share
 from jaxtta.runs.stream import Visit, along
@@ -22,7 +24,8 @@ from jaxtta.schedule import schedule
 
 
 def adapt(plan: Adaptation) -> dict[str, Any]:
-    """Runs an adaptation and writes `masks/`, `overlays/`, `predictions.csv` and `run.json` into `plan.out`.
+    """Runs an adaptation and writes `masks/`, `overlays/`, `predictions.csv`, `report.html` and `run.json` into
+    `plan.out`.
 
     Returns:
         The content of `run.json`.
@@ -38,7 +41,7 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
 
 
 def _adapt(plan: Adaptation, folder: RunFolder) -> dict[str, Any]:
-    out, share = folder.out, folder.share
+    out, share, again = folder.out, folder.share, command_line("adapt", plan)
     ready = together(lambda: _ready(plan, share))
     plan, streams = ready.plan, ready.streams
     mine = {case for group in ready.groups.values() for case in group}
@@ -60,7 +63,9 @@ def _adapt(plan: Adaptation, folder: RunFolder) -> dict[str, Any]:
     seconds = {"compile_seconds": round(compile_seconds, 3), "seconds": round(time.perf_counter() - began, 3)}
     rows = together(lambda: _rows(out, share, ready.cases))
     together(lambda: share.number == 0 and results.write_rows(out / results.TABLE, rows))
-    record = folder.finish(**seconds, **results.summary(rows, ready.loaded.task))
+    result = {**seconds, **results.summary(rows, ready.loaded.task)}
+    together(lambda: share.number == 0 and _report_on(ready, folder, rows, result, again=again))
+    record = folder.finish(**result)
     if share.count > 1:
         (out / share.file(results.TABLE)).unlink()
     return record
@@ -142,6 +147,12 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
         "cases": [f"{case.domain}/{case.name}" for case in checked.cases],
     }
     return Ready(plan, loaded, streams, cases, groups, checked, identity)
+
+
+def _report_on(ready: Ready, folder: RunFolder, rows: list[dict], result: dict[str, Any], *, again: str) -> None:
+    several, cases = len({case.domain for case in ready.cases}) > 1, ready.checked.cases
+    record = {**folder.record, **result}
+    write_report(folder.out, record, rows, ready.loaded, cases=cases, again=again, several=several)
 
 
 def _streams(cases: list[Case], reset: str) -> list[list[Case]]:

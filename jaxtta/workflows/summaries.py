@@ -70,10 +70,14 @@ def _drawn(plan: Any, folders: list[Path]) -> list[str]:
     return [f"{folder}: {plan.count} images with masks" for folder in folders]
 
 
+def _with_report(plan: Any) -> str:
+    return f"written to {plan.out}; open {plan.out / 'report.html'}"
+
+
 def _adapted(plan: Any, record: Mapping[str, Any]) -> list[str]:
     by = f"by {record['method']}" + ("" if plan.method else ", as no method was named")
     said = import_module("jaxtta.runs.results").did_it_help(record)
-    return [by, _described("runs.results", record), said, _left_out(plan, record, "cases"), f"written to {plan.out}"]
+    return [by, _described("runs.results", record), said, _left_out(plan, record, "cases"), _with_report(plan)]
 
 
 LINES: dict[str, Callable[[Any, Any], list[str]]] = {
