@@ -20,7 +20,9 @@ from jaxtta import models as models
 from jaxtta import objectives as objectives
 from jaxtta import plans as plans
 from jaxtta import plots as plots
+from jaxtta import progress as progress
 from jaxtta import readable as readable
+from jaxtta import reports as reports
 from jaxtta import resize as resize
 from jaxtta import run as run
 from jaxtta import runs as runs

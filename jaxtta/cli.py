@@ -6,6 +6,7 @@ Nothing heavy is imported before the arguments are read, so that `--help` answer
 import dataclasses
 import inspect
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.exceptions import MissingArgumentError
 
 import jaxtta
+from jaxtta import progress
 from jaxtta.errors import InputError
 from jaxtta.plans import COMMANDS, Command
+from jaxtta.plans.again import flag
 from jaxtta.plans.methods import described
 
 ABOUT = """Test-time adaptation of medical image segmentation in JAX.
@@ -61,10 +64,14 @@ def main(arguments: list[str] | None = None) -> int:
         if read is None:
             print(_more(command) if set(words) & {"--help", "-h"} else "", end="")
             return 0
-        from jaxtta.workflows import summaries
+        # Of what the compiler finds slow the line tells enough; what ends a process it still says.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with progress.command(words[0], quiet=getattr(read, "quiet", False)):
+            from jaxtta.workflows import summaries
 
-        plan = command.make(**{name: getattr(read, name) for name in given})
-        summaries.say(words[0], plan, command(plan))
+            plan = command.make(**{name: getattr(read, name) for name in given})
+            record = command(plan)
+        summaries.say(words[0], plan, record)
     except CycloptsError as error:
         return _refused(who, f"{_wrong(error, command, given)}; see {who} --help")
     except InputError as error:
@@ -110,12 +117,6 @@ def _last(words: list[str]) -> list[str]:
     last = {run[0].partition("=")[0]: run for run in runs[1:]}
     kept = [run for run in runs[1:] if run[0] == "--set" or last[run[0].partition("=")[0]] is run]
     return [word for run in (runs[0], *kept) for word in run]
-
-
-def flag(plan: type, name: str) -> str:
-    """The flag of a plan's field."""
-    told = getattr(plan.__dataclass_fields__[name].type, "__metadata__", ())
-    return next((part.name[0] for part in told if part.name), f"--{_dashed(name)}")
 
 
 def _dashed(name: str) -> str:

@@ -17,9 +17,29 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxtta import progress
 from jaxtta.core import Array, InputError, Key, Learner, Method, Output, Source, Task, Tree, given
 from jaxtta.schedule import Tick
 from jaxtta.stats import Policy
+
+
+class Program:
+    """A function that is compiled when it is first called, which is told then; all else is that function's."""
+
+    def __init__(self, jitted: Any):
+        """Compiles nothing yet."""
+        self._jitted, self._compiled = jitted, False
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._compiled:
+            return self._jitted(*arguments)
+        with progress.doing("compiling"):
+            outcome = self._jitted(*arguments)
+        self._compiled = True
+        return outcome
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._jitted, name)
 
 
 @functools.lru_cache(maxsize=128)  # so many methods keep their programs, with all that these hold
@@ -39,12 +59,13 @@ def compiled(
         return method.step(jax.random.fold_in(key, index), source, state, images)
 
     if mesh is None:
-        return jax.jit(method.init), jax.jit(step, donate_argnums=3)
+        return Program(jax.jit(method.init)), Program(jax.jit(step, donate_argnums=3))
     everywhere, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("device"))
     init = jax.jit(method.init, in_shardings=(everywhere, split), out_shardings=everywhere)
     shardings = (everywhere, everywhere, everywhere, everywhere, split)
     outcome = (everywhere, Output(split, everywhere))
-    return init, jax.jit(step, in_shardings=shardings, out_shardings=outcome, donate_argnums=3)
+    step = jax.jit(step, in_shardings=shardings, out_shardings=outcome, donate_argnums=3)
+    return Program(init), Program(step)
 
 
 def adapt(
@@ -179,8 +200,8 @@ class Streams:
         if mesh is not None:
             split = P("device")
             step = jax.shard_map(sharded, mesh=mesh, in_specs=(P(), split, P(), split, split), out_specs=split)
-        self._begin = jax.jit(begin, out_shardings=self._split)
-        self._step = self._program = jax.jit(step, donate_argnums=3)
+        self._begin = Program(jax.jit(begin, out_shardings=self._split))
+        self._step = self._program = Program(jax.jit(step, donate_argnums=3))
 
     def of(self, source: Source) -> "Streams":
         """The same programs, compiled once, for another source of the same shapes."""
@@ -207,8 +228,9 @@ class Streams:
     def compile(self, key: Key, tick: Tick, states: Tree, images: np.ndarray) -> Any:
         """Compiles `step` for arguments like these without running it; returns the program, to look at its
         `memory_analysis()` and `cost_analysis()`."""
-        lowered = self._program.lower(key, self.put(tick), self._source, states, self.put(images))
-        self._step = lowered.compile()
+        with progress.doing("compiling"):
+            lowered = self._program.lower(key, self.put(tick), self._source, states, self.put(images))
+            self._step = lowered.compile()
         return self._step
 
 
@@ -238,11 +260,12 @@ def compiled_learner(
         return learner.step(jax.random.fold_in(key, state.step), state, batch)
 
     if mesh is None:
-        return jax.jit(learner.init), jax.jit(step, donate_argnums=1)
+        return Program(jax.jit(learner.init)), Program(jax.jit(step, donate_argnums=1))
     everywhere, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("device"))
     init = jax.jit(learner.init, in_shardings=(everywhere, split), out_shardings=everywhere)
     shardings = (everywhere, everywhere, split)
-    return init, jax.jit(step, in_shardings=shardings, out_shardings=everywhere, donate_argnums=1)
+    step = jax.jit(step, in_shardings=shardings, out_shardings=everywhere, donate_argnums=1)
+    return Program(init), Program(step)
 
 
 def compiled_transfer(
@@ -258,12 +281,12 @@ def compiled_transfer(
     def step(key: Key, source: Source, state: Tree, batch: Tree):
         return learner_from(source).step(jax.random.fold_in(key, state.step), state, batch)
 
-    return jax.jit(init), jax.jit(step, donate_argnums=2)
+    return Program(jax.jit(init)), Program(jax.jit(step, donate_argnums=2))
 
 
 def compiled_function(function: Callable[..., Tree]) -> Callable[..., Tree]:
     """A pure function of arrays as one compiled program."""
-    return jax.jit(function)
+    return Program(jax.jit(function))
 
 
 def compiled_predictor(model: Any, task: Task, policy: Policy) -> Callable[[Source, Array], Array]:
@@ -272,4 +295,4 @@ def compiled_predictor(model: Any, task: Task, policy: Policy) -> Callable[[Sour
     def predict(source: Source, images: Array) -> Array:
         return task.probabilities(model.apply(source._asdict(), images, stats=policy)[0]["segmentation"])
 
-    return jax.jit(predict)
+    return Program(jax.jit(predict))

@@ -18,7 +18,7 @@ TEXTS = [ROOT / "README.md", *FILES.values(), *SCRIPTS, *sorted((ROOT / "experim
 
 # Who may import whom: a module imports from layers before its own, and from its own package.
 LAYERS = (
-    {"errors", "readable"},
+    {"errors", "progress", "readable"},
     {"names"},
     {"plans"},
     {"core"},
@@ -29,6 +29,7 @@ LAYERS = (
     {"methods", "wrappers", "checkpoint", "torch_import", "torch_export", "torch_program", "torch_variables"},
     {"run", "monitor", "segmentation", "plots", "stablehlo", "nnunet_import"},
     {"runs"},
+    {"reports"},
     {"transfer", "encoders", "benchmarks"},
     {"workflows"},
     {"cli"},
@@ -39,7 +40,7 @@ ONE_FILE_OWNS = {
     "nibabel": "data/nifti.py",
     "matplotlib": "plots.py",
     "PIL": {"data/images.py", "data/tiff.py", "data/captions.py"},  # pixels, letters
-    "jinja2": "benchmarks/report.py",
+    "jinja2": "reports/page.py",
 }
 DEVICE_WORDS = {"jit", "pmap", "shard_map", "psum", "pmean", "pcast", "all_gather", "axis_index"}
 DEVICE_FILES = {
@@ -48,7 +49,7 @@ DEVICE_FILES = {
     "models/__init__.py": {"jit"},  # `init` alone: traced once, its forward pass is never run
     "distributed.py": {"jit"},  # the word that all processes agree on
 }
-PRINTING = ("workflows/", "cli.py")
+PRINTING = ("workflows/", "cli.py", "progress.py")
 # What runs, is run or is written may stand before the data it is given; an index belongs to its key.
 BEFORE_SOURCE = {"self", "method", "model", "path", "index"}
 # The published methods say where; this one is no method.

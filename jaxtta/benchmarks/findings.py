@@ -1,5 +1,6 @@
 """What is made of a benchmark's rows: tables, figures, the gallery and the report."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,13 @@ from typing import Any
 from jaxtta import plots
 from jaxtta.benchmarks.cells import Cell
 from jaxtta.benchmarks.gallery import items_of
-from jaxtta.benchmarks.report import Picture, Section, report
-from jaxtta.benchmarks.scores import summary
-from jaxtta.benchmarks.tables import COST_NOTES, SCORE_NOTES, comma_separated, latex, markdown, tables
+from jaxtta.benchmarks.scores import SOURCE, summary
+from jaxtta.benchmarks.tables import COST_NOTES, SCORE_NOTES, comma_separated, latex, markdown, notes_of, tables
 from jaxtta.core import Task
 from jaxtta.names import of_label
+from jaxtta.reports.page import Gallery, Picture, Section, Shot, Verdict, report
 from jaxtta.runs.files import write_text
-from jaxtta.runs.results import aligned
+from jaxtta.runs.results import aligned, mean
 
 Rows = Sequence[Mapping[str, Any]]
 # Of the record, what the report says was run.
@@ -22,6 +23,7 @@ RECORDED = (
     "refused", "bad", "devices", "versions", "started", "seconds",
 )  # fmt: skip
 NOT_PRINTED = ("pooled", "HD95", "ASSD", "ECE", "spread")
+SHOTS = "Left without adaptation, right with it. The number is the gain in Dice points."
 BARS = "Bars of each method's Dice in each domain, from the Dice of no adaptation; the numbers are in the table above."
 LINES = "Running mean of each method's Dice less that of no adaptation, image by image, a panel for each domain."
 POINTS = "Each method as a point: seconds per image along, mean Dice up; the numbers are in the tables."
@@ -56,17 +58,66 @@ def write_report(
         visited = [row for row in rows if (row["source"], row["protocol"]) == (source, protocol)]
         pictures = _figures(folder, visited, group, costs)
         scored = tables(group)
-        sections.append(Section(scored[0].title, scored, SCORE_NOTES, pictures))
-    sections.append(Section("Costs", tables([], costs=costs), COST_NOTES))
+        sections.append(Section(scored[0].title, scored, notes_of(SCORE_NOTES, scored), pictures))
+    spent = tables([], costs=costs)
+    sections.append(Section("Costs", spent, notes_of(COST_NOTES, spent)))
     run = {name: record[name] for name in RECORDED if record[name]}
-    gallery = [
-        {**{name: getattr(cell, name) for name in ("source", "protocol", "method")}, **item}
+    shots = [
+        _shot(cell, item)
         for cell in cells
         if (cell.order, cell.seed) == (0, record["seeds"][0])
         for item in items_of(out / "gallery" / cell.place)
     ]
-    write_text(out / "report.html", report("Test-time adaptation compared", sections, record=run, gallery=gallery))
+    names, shown = task.names[task.foreground], ("largest gain", "largest harm")
+    gallery = Gallery(shots, SHOTS, shown, names=names, reference=True)
+    bad = [f"{one['domain']}/{one['name']}: {one['error']}" for one in record["bad"]]
+    refused = [f"{one['method']} on {one['source']}: {one['error']}" for one in record["refused"]]
+    page = report(
+        "Test-time adaptation compared", sections, verdict=verdict(scores), gallery=gallery, skipped=[*refused, *bad],
+        record=run,
+    )  # fmt: skip
+    write_text(out / "report.html", page)
     return scores
+
+
+def _shot(cell: Cell, item: Mapping[str, Any]) -> Shot:
+    """A picture of two panels, without adaptation and with it."""
+    gain, where = item["gain"], f"{item['domain']}/{item['name']}"
+    points = "–" if math.isnan(gain) else f"{round(gain, 2) + 0.0:+.2f}"
+    text = f"{where}: without adaptation, and with {cell.method}; {points} Dice points"
+    of = {name: getattr(cell, name) for name in ("source", "protocol", "method")} | {"domain": item["domain"]}
+    return Shot(
+        item["path"], where, gain, shown=points, tone="harm" if gain < 0 else "good", title=cell.method,
+        small=f"{cell.source}, {cell.protocol}", text=text, of=of,
+    )  # fmt: skip
+
+
+def verdict(scores: Rows) -> Verdict:
+    """Which method gained most, how sure that is, and what it harmed: the mean over sources and protocols."""
+    methods = [method for method in dict.fromkeys(row["method"] for row in scores) if method != SOURCE]
+    gains = {}
+    for method in methods:
+        of = [row for row in scores if row["method"] == method]
+        plain = [next(o["dice"] for o in scores if o["method"] == SOURCE and _same(o, row)) for row in of]
+        gains[method] = mean([row["dice"] - dice for row, dice in zip(of, plain)])
+    gains = {method: gain for method, gain in gains.items() if not math.isnan(gain)}
+    if not gains:
+        return Verdict("Nothing was compared with no adaptation.")
+    best = max(gains, key=gains.get)
+    of = [row for row in scores if row["method"] == best]
+    harm, worse = mean([row["harm"] for row in of]), sum(gain < 0 for gain in gains.values())
+    harmed = f" {harm:.0f} % of the images lost more than a point by it." if not math.isnan(harm) else ""
+    rest = f" {worse} of {len(gains)} methods did harm on average." if worse else ""
+    if gains[best] <= 0:
+        return Verdict(f"None of {len(gains)} methods is better than no adaptation on these images.{rest}", "harm")
+    return Verdict(
+        f"{best} did best of {len(gains)}: {gains[best]:+.2f} Dice points over no adaptation on average.{harmed}{rest}",
+        "good",
+    )
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[key] == other[key] for key in ("source", "protocol"))
 
 
 def _figures(folder: Path, rows: Rows, scores: Rows, costs: Rows) -> list[Picture]:

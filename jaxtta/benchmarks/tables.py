@@ -14,23 +14,32 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from jaxtta.benchmarks.scores import SOURCE
+from jaxtta.reports.page import Table
 
 Rows = Sequence[Mapping[str, Any]]
 DASH = "–"
-SCORE_NOTES = (
-    "Dice in percent: of each domain; their mean, each domain counting the same, with its 95 % interval by bootstrap "
-    "over images; pooled, each image counting the same",
-    "HD95 and ASSD in the unit of the images' spacing; ECE, the expected calibration error, in percent",
-    "Harm: percent of images more than 1 Dice point below no adaptation; worst decile: Dice of the worst tenth of "
-    "images; spread: standard deviation of the mean over orders and seeds; degradation: Dice of the last round less "
-    "the first's",
-    "Difference: in Dice, image by image, to the method that has none; p: Wilcoxon's signed-rank test, two-sided, "
-    "corrected by Holm's method over the methods",
-)
-COST_NOTES = (
-    "Seconds per image after compilation; memory: the peak of the compiled program; forward and backward: passes of an "
-    "image through the network, per image; parameters: those adapted; state: what is carried from image to image",
-)
+# What the columns are, each said where the column is there.
+SCORE_NOTES = {
+    "mean [95 %]": "Dice in percent: of each domain; their mean, each domain counting the same, with its 95 % interval "
+    "by bootstrap over images",
+    "pooled": "Pooled: mean Dice, each image counting the same",
+    "HD95": "HD95: in the unit of the images' spacing",
+    "ASSD": "ASSD: in the unit of the images' spacing",
+    "ECE": "ECE: the expected calibration error, in percent",
+    "harm": "Harm: percent of images more than 1 Dice point below no adaptation",
+    "worst decile": "Worst decile: Dice of the worst tenth of images",
+    "spread": "Spread: standard deviation of the mean over orders and seeds",
+    "degradation": "Degradation: Dice of the last round less the first's",
+    "difference": "Difference: in Dice, image by image, to the method that has none",
+    "p": "p: Wilcoxon's signed-rank test, two-sided, corrected by Holm's method over the methods",
+}
+COST_NOTES = {
+    "s/image": "Seconds per image after compilation",
+    "memory, MB": "Memory: the peak of the compiled program",
+    "forward": "Forward and backward: passes of an image through the network, per image",
+    "parameters, thousands": "Parameters: those adapted",
+    "state, MB": "State: what is carried from image to image",
+}
 # Of LaTeX: in a name; the brackets and the star mean something after the end of a line.
 NAMES = {c: f"\\{c}" for c in "&%$#_{}"} | {"[": "{[}", "]": "{]}", "*": "{*}", "~": r"\textasciitilde{}"}
 NAMES |= {
@@ -38,22 +47,6 @@ NAMES |= {
     "|": r"\textbar{}",
 }  # fmt: skip
 NUMBERS = {"-": "$-$", "<": "$<$", DASH: "--"}
-
-
-class Table(NamedTuple):
-    """A table as it is shown.
-
-    Attributes:
-        title: what it is of.
-        header: the names of the columns; the first one is of the methods.
-        rows: a row of cells for each method.
-        best: whether a cell is the best of its column.
-    """
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    best: list[list[bool]]
 
 
 class Column(NamedTuple):
@@ -159,8 +152,14 @@ def _flat(rows: Rows) -> list[dict[str, Any]]:
     return flat
 
 
-def _notes(scores: Rows, costs: Rows) -> tuple[str, ...]:
-    return (SCORE_NOTES if scores else ()) + (COST_NOTES if costs else ())
+def notes_of(notes: Mapping[str, str], shown: Sequence[Table]) -> list[str]:
+    """What is said of columns, where some table has them."""
+    there = {name for table in shown for name in table.header}
+    return [note for name, note in notes.items() if name in there]
+
+
+def _notes(scores: Rows, costs: Rows) -> list[str]:
+    return notes_of(SCORE_NOTES, tables(scores)) + notes_of(COST_NOTES, tables([], costs=costs))
 
 
 def _table(title: str, rows: Rows, columns: Sequence[Column]) -> Table:

@@ -261,6 +261,13 @@ def write_jpeg(path: Path, picture: np.ndarray) -> None:
     _save(path, Image.fromarray(np.ascontiguousarray(picture)), format="JPEG", quality=88, subsampling=0)
 
 
+def encoded(picture: np.ndarray, *, quality: int = 82) -> bytes:
+    """An RGB picture `[h, w, 3]`, uint8, as the content of a JPEG file."""
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(content, "JPEG", quality=quality)
+    return content.getvalue()
+
+
 def write_label_png(path: Path, labels: np.ndarray, mask_values: tuple[int, ...]) -> None:
     """Writes a label map so that `read_mask` gives `mask_values[label]` back.
 

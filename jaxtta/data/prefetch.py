@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from tqdm import tqdm
-
+from jaxtta import progress
 from jaxtta.core import InputError
 
 Item = TypeVar("Item")
@@ -57,7 +56,7 @@ def completed(
 ) -> Iterator[Result]:
     """What `prefetch` makes of every item, beside a bar of that label, which may stay; the first InputError ends it."""
     reading = prefetch(function, items)
-    for _, result in tqdm(reading, label, len(items), unit="file", leave=leave, disable=quiet or None):
+    for _, result in progress.along(reading, label, total=len(items), leave=leave, quiet=quiet):
         if isinstance(result, InputError):
             raise result
         yield result

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from jaxtta import progress
 from jaxtta.plans.adaptation import Adaptation, Export, MultiAdaptation
 from jaxtta.plans.benchmarks import Benchmark
 from jaxtta.plans.calibration import Calibration
@@ -36,7 +37,8 @@ class Command(NamedTuple):
 
     def __call__(self, plan: Any) -> Any:
         """Does it."""
-        return _found(self.run)(plan)
+        with progress.command(self.run.partition(":")[0].replace("_", " "), quiet=getattr(plan, "quiet", False)):
+            return _found(self.run)(plan)
 
 
 def function_of(name: str) -> Callable[..., Any]:

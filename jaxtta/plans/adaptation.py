@@ -15,12 +15,13 @@ class Adaptation(Resumable, Maps, Streams, MaskedImages, MethodOnSource):
     what is written:
       OUT/masks/NAME             label masks on each image's own grid: .png, or .nii or .nii.gz with the volume's
                                  geometry
-      OUT/overlays/NAME.png      contours on the image or on slices (solid: prediction; pale: reference)
+      OUT/overlays/NAME.png      contours on the image or on slices, with a legend; what differs from a mask is filled
       OUT/probabilities/         if asked for: for each class a 16-bit PNG, 65535 is 1, or a NIfTI map
       OUT/predictions.csv        a row for each image: losses, cosine, rate factor, seconds, what the monitor noticed
                                  (event; moved: distance of what is learned from the source), and scores if masks are
                                  given (Dice in percent; ASD, ASSD and HD95 in pixels of the image, in millimetres of
                                  a volume)
+      OUT/report.html            whether it helped as far as that is known, the images by change, how to repeat it
       OUT/slices/NAME.csv        of a volume with a mask: the Dice of each slice
       OUT/run.json               versions, configuration, seed, device, digest of the source, means for each domain
     With several folders of images there is one folder of results for each; the state starts anew at each (see reset).

@@ -1,14 +1,11 @@
 """Cases from the command line: found, and every file read once before anything is computed or written."""
 
 import hashlib
-import sys
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from tqdm import tqdm
-
-from jaxtta import names
+from jaxtta import names, progress
 from jaxtta.core import InputError, Task
 from jaxtta.data.cases import Case, find_cases, kind_of, runs_in
 from jaxtta.data.kinds import Kind
@@ -93,7 +90,7 @@ def find_all(
     cases: list[Case] = []
     for i, (folder, name) in enumerate(zip(images, _domains(images))):
         for run in runs_in(folder):
-            tqdm.write(f"{run}: a run of jaxtta; what it holds is passed over", file=sys.stderr)
+            progress.warn(f"{run}: a run of jaxtta; what it holds is passed over")
         domain, above = (name, None) if folder.is_dir() else (None, root)
         kind = {
             "kind": preprocessing.files,
@@ -177,7 +174,7 @@ def check_cases(
 
     good, contents, bad, square = {}, {}, [], True
     reading = prefetch(look, cases)
-    for case, result in tqdm(reading, "checking", len(cases), unit="file", leave=False, disable=quiet or None):
+    for case, result in progress.along(reading, "reading", total=len(cases), quiet=quiet):
         if isinstance(result, InputError):
             bad.append({"name": case.name, "domain": case.domain, "error": str(result)})
         else:

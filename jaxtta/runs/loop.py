@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from jaxtta import progress
 from jaxtta.core import InputError, Learner, Tree
 from jaxtta.data.prefetch import prefetch
 from jaxtta.runs import results
@@ -109,7 +109,7 @@ def fit(
             state, {"log": log, "sums": sums, "spent": time.perf_counter() - began if sums else 0.0}, name=place
         )
 
-    bar = tqdm(total=epochs * steps, initial=done, desc=label, unit="step", leave=False, disable=quiet or None)
+    bar = progress.Bar(label, total=epochs * steps, initial=done, quiet=quiet)
     with bar, contextlib.nullcontext() if folder is None else folder.steps():
         while not log or log[-1]["epoch"] < epochs:
             began, first, waiting = time.perf_counter() - spent, log[-1]["epoch"] if log else 0, None
@@ -121,7 +121,7 @@ def fit(
                     done += 1
                     if waiting is not None:  # of the step before, while this one is under way
                         sums = _added(sums, waiting)
-                        bar.set_postfix_str(f"epoch {epoch + 1}, loss {float(waiting['loss']):.3f}", refresh=False)
+                        bar.note(f"epoch {epoch + 1}, loss {float(waiting['loss']):.3f}")
                     waiting = info
                     bar.update()
                     if folder is not None and folder.due():
@@ -147,8 +147,8 @@ def fit(
 
 
 def show(row: dict[str, Any]) -> None:
-    """Prints a row of a log above the bar."""
-    tqdm.write(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+    """Prints a row of a log."""
+    progress.write(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
 
 
 def _added(sums: dict[str, float], info: dict[str, Any]) -> dict[str, float]:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from jaxtta import run
+from jaxtta import progress, run
 from jaxtta.checkpoint import Checkpoint
 from jaxtta.core import Source, Task
 from jaxtta.data.cases import Case
@@ -73,7 +72,7 @@ def observe(target: Target, loaded: Sequence[Checkpoint], metric: str, *, quiet:
     for number, one in enumerate(loaded):
         same = next((group for group in groups if loaded[group[0]].model.config == one.model.config), None)
         groups.append([number]) if same is None else same.append(number)
-    bar = tqdm(total=len(target) * len(groups), desc=metric, unit="window", leave=False, disable=quiet or None)
+    bar = progress.Bar(metric, total=len(target) * len(groups), unit="window", quiet=quiet)
     with bar:
         for group in groups:
             sources = stacked([loaded[number].source for number in group])

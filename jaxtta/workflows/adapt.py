@@ -1,16 +1,14 @@
 """`jaxtta adapt`: a source model meets unlabelled images; masks, overlays and a table of evidence come out."""
 
 import dataclasses
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from jaxtta import checkpoint, distributed, run
+from jaxtta import checkpoint, distributed, progress, run
 from jaxtta.core import InputError, Tree
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
@@ -19,6 +17,8 @@ from jaxtta.distributed import together
 from jaxtta.models.precision import with_precision
 from jaxtta.monitor import MEANING
 from jaxtta.plans import Adaptation
+from jaxtta.plans.again import command_line
+from jaxtta.reports.adaptation import write_report
 from jaxtta.runs import inputs, options, results, writing
 from jaxtta.runs.folder import STATE, RunFolder, Share
 from jaxtta.runs.stream import Visit, along
@@ -26,7 +26,8 @@ from jaxtta.schedule import schedule
 
 
 def adapt(plan: Adaptation) -> dict[str, Any]:
-    """Runs an adaptation and writes `masks/`, `overlays/`, `predictions.csv` and `run.json` into `plan.out`.
+    """Runs an adaptation and writes `masks/`, `overlays/`, `predictions.csv`, `report.html` and `run.json` into
+    `plan.out`.
 
     Returns:
         The content of `run.json`.
@@ -37,7 +38,10 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
     _join(plan)
     plan = dataclasses.replace(plan, quiet=plan.quiet or not distributed.speaks())
     share = Share(jax.process_index(), jax.process_count())
-    with RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume, share=share) as folder:
+    with (
+        progress.command("adapt", quiet=plan.quiet),
+        RunFolder(plan.out, overwrite=plan.overwrite, resume=plan.resume, share=share) as folder,
+    ):
         record = _adapt(plan, folder)
     if results.nothing_adapted(record):
         raise InputError(
@@ -48,7 +52,7 @@ def adapt(plan: Adaptation) -> dict[str, Any]:
 
 
 def _adapt(plan: Adaptation, folder: RunFolder) -> dict[str, Any]:
-    out, share = folder.out, folder.share
+    out, share, again = folder.out, folder.share, command_line("adapt", plan)
     ready = together(lambda: _ready(plan, share))
     plan, streams = ready.plan, ready.streams
     mine = {case for group in ready.groups.values() for case in group}
@@ -70,7 +74,9 @@ def _adapt(plan: Adaptation, folder: RunFolder) -> dict[str, Any]:
     seconds = {"compile_seconds": round(compile_seconds, 3), "seconds": round(time.perf_counter() - began, 3)}
     rows = together(lambda: _rows(out, share, ready.cases))
     together(lambda: share.number == 0 and results.write_rows(out / results.TABLE, rows))
-    record = folder.finish(**seconds, **results.summary(rows, ready.loaded.task))
+    result = {**seconds, **results.summary(rows, ready.loaded.task)}
+    together(lambda: share.number == 0 and _report_on(ready, folder, rows, result, again=again))
+    record = folder.finish(**result)
     if share.count > 1:
         (out / share.file(results.TABLE)).unlink()
     return record
@@ -158,6 +164,12 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
     return Ready(plan, loaded, streams, cases, groups, checked, identity)
 
 
+def _report_on(ready: Ready, folder: RunFolder, rows: list[dict], result: dict[str, Any], *, again: str) -> None:
+    several, cases = len({case.domain for case in ready.cases}) > 1, ready.checked.cases
+    record = {**folder.record, **result}
+    write_report(folder.out, record, rows, ready.loaded, cases=cases, again=again, several=several)
+
+
 def _streams(cases: list[Case], reset: str) -> list[list[Case]]:
     """The cases of each stream, in their order."""
     if reset not in RESETS:
@@ -205,10 +217,9 @@ def _serve(ready: Ready, folder: RunFolder) -> float:
         loaded, streams, visits, ticks[done:], states,
         key=key, batch=plan.batch, keep=plan.probabilities, finish=finish, due=folder.due,
     )  # fmt: skip
-    bar = tqdm(
-        total=len(cases), initial=len(rows), desc=None if plan.quiet else plan.method, unit=loaded.preprocessing.files,
-        disable=plan.quiet or None,
-    )  # fmt: skip
+    bar = progress.Bar(
+        plan.method, total=len(cases), initial=len(rows), unit=loaded.preprocessing.files, leave=True, quiet=plan.quiet
+    )
     with folder.steps(), bar, results.Table(path, rows) as table:
         for count, kept, finished in adapting:
             for row in finished:
@@ -237,17 +248,17 @@ def _resumed(folder: RunFolder, like: Tree, cases: list[Case], ticks: int) -> tu
     return told["ticks"], rows[: told["rows"]], kept
 
 
-def _report(bar: tqdm, table: results.Table, row: dict, quiet: bool) -> None:
+def _report(bar: progress.Bar, table: results.Table, row: dict, quiet: bool) -> None:
     event, before = (
         row.get("event", "none"),
         next((one for one in reversed(table.rows) if one["domain"] == row["domain"]), {}),
     )
     if event not in ("none", before.get("event")) and not quiet:
-        bar.write(f"{row['domain']}/{row['name']}: {MEANING[event]}", file=sys.stderr)
+        progress.warn(f"{row['domain']}/{row['name']}: {MEANING[event]}")
     table.add(row)
     scores = [r["dice"] for r in table.rows if np.isfinite(r.get("dice", np.nan))]
     if scores:
-        bar.set_postfix_str(f"Dice {np.mean(scores):.2f}", refresh=False)
+        bar.note(f"Dice {np.mean(scores):.2f}")
     bar.update()
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from jaxtta import run
+from jaxtta import progress, run
 from jaxtta.benchmarks.cells import Cell, Subject, compile_cost, run_cell, step_cost
 from jaxtta.benchmarks.configuration import configured, resolved
 from jaxtta.benchmarks.findings import write_report
@@ -147,7 +146,7 @@ def _run(checked: Ready) -> dict[tuple[str, str], str]:
         return sum(images * plan.protocols[cell.protocol].rounds for cell in cells)
 
     total = sum(visits(checked.cells(source, label)) for source in plan.sources for label in checked.factories)
-    with tqdm(total=total, desc="benchmark", unit="image", disable=plan.quiet or None) as bar:
+    with progress.Bar("visits", total=total, unit="image", leave=True, quiet=plan.quiet) as bar:
         for label, factory in checked.factories.items():
             programs: dict[str, tuple[run.Streams, dict[str, float]]] = {}
             for source in plan.sources:
@@ -156,7 +155,7 @@ def _run(checked: Ready) -> dict[tuple[str, str], str]:
                 bar.update(visits(cells) - visits(pending))
                 if not pending and (source, label) in known:
                     continue
-                bar.set_postfix_str(f"{label} on {source}: compiling")
+                bar.note(f"{label} on {source}: compiling")
                 try:
                     subject, compiling = _subject(checked, source, factory, places, mesh, programs)
                     cost = {**step_cost(subject), **compiling}
@@ -168,7 +167,7 @@ def _run(checked: Ready) -> dict[tuple[str, str], str]:
                     costs.append({"source": source, "method": label, **cost})
                     results.write_rows(out / COSTS, costs)
                 for cell in pending:
-                    bar.set_postfix_str(f"{label} on {source}, {cell.protocol}")
+                    bar.note(f"{label} on {source}, {cell.protocol}")
                     rows = _rows_of(checked, cell, subject, bar.update)
                     results.write_rows(_file(out, cell), rows)
     return refused

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxtta import plots
-from jaxtta.benchmarks.report import Picture, Section, report
-from jaxtta.benchmarks.tables import Table
 from jaxtta.calibration.arms import SOURCE
 from jaxtta.core import InputError
+from jaxtta.reports.page import Picture, Section, Table, report
 from jaxtta.runs.files import write_text
 
 Rows = Sequence[Mapping[str, Any]]

@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jaxtta import checkpoint, plots
+from jaxtta import checkpoint, plots, progress
 from jaxtta.core import InputError
 from jaxtta.data import images, overlays
 from jaxtta.plans import Adaptation, Demo, Synthesis
@@ -48,6 +48,7 @@ def demo(plan: Demo) -> dict[str, float]:
         means = {method: record["dice"] for method, record in records.items()}
         seconds = time.perf_counter() - began
         folder.finish(dice=means, seconds=round(seconds, 1))
+    progress.clear()
     print(
         f"\nDice (%, mean of disc and cup), {count} images of each centre; the source was trained on another centre.\n"
     )

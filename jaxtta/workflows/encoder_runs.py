@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from jaxtta import checkpoint, metrics, run, stats
+from jaxtta import checkpoint, metrics, progress, run, stats
 from jaxtta.core import Array, InputError, Learner, Source, Task, encoder_of
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import Kind
@@ -107,7 +106,7 @@ class Linear:
         plan, window, self._for = self.plan, self.arms.preprocessing.size, source
         source, total, squares, values = jax.device_put(source), 0.0, 0.0, 0
         places = range(0, len(self._items), plan.batch)
-        for first in tqdm(places, "maps", unit="batch", leave=False, disable=plan.quiet or None):
+        for first in progress.along(places, "maps", total=len(places), unit="batch", quiet=plan.quiet):
             some = self._items[first : first + plan.batch]
             images = np.stack([cut(case.images[block], place, window) for case, block, place in some])
             maps = np.asarray(self._features(source, np.resize(images, (plan.batch, *images.shape[1:]))))[: len(some)]
@@ -152,7 +151,7 @@ def dice(predict: Predict, plan: SourceTraining, arms: Arms, cases: list[Case]) 
     task = arms.task
     reading = prefetch(lambda case: arms.preprocessing.open(case, task, batch=plan.batch), cases, depth=2)
     scores = []
-    for _, sample in tqdm(reading, "scoring", len(cases), unit="file", leave=False, disable=plan.quiet or None):
+    for _, sample in progress.along(reading, "scoring", total=len(cases), quiet=plan.quiet):
         if isinstance(sample, InputError):
             raise sample
         assembly = Assembly(sample, task, keep=False)

@@ -9,9 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from jaxtta import checkpoint, run
+from jaxtta import checkpoint, progress, run
 from jaxtta.core import InputError, Task
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
@@ -150,7 +149,7 @@ def _runs(plan: Evaluation, arms: Arms, cases: list[Case], test: list[Case]) -> 
     wanted = [(by, arm, plan.seed + i) for by in plan.by for arm in arms.encoders for i in range(plan.seeds)]
     alike = {n: getattr(plan, n) for n in ("images", "masks", "root", "out", "epochs", "batch", "skip_bad", "quiet")}
     linear, training = None, SourceTraining(**alike, optimiser="adam", validation=0.0)
-    bar = tqdm(wanted, "runs", initial=len(known), disable=plan.quiet or None)
+    bar = progress.Bar("runs", total=len(wanted), initial=len(known), unit="run", leave=True, quiet=plan.quiet)
     for by, arm, seed in wanted:
         if (by, arm, seed) in known:
             continue

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from jaxtta import run
+from jaxtta import progress, run
 from jaxtta.calibration import arms, evidence, gate, measure, shifts
 from jaxtta.checkpoint import Checkpoint
 from jaxtta.core import InputError, Tree
@@ -124,8 +123,9 @@ def _told(
             images = shifts.shifted([subject.seed, item.image, item.draw], images, item.family, item.grade)
         return jax.device_get(ask(images, _labels(sample, item.step).astype(np.int32)))
 
-    bar = tqdm(total=len(subject.items), desc=label, unit="image", disable=quiet or None)
-    bar.update(len(subject.items) - len(items))
+    bar = progress.Bar(
+        label, total=len(subject.items), initial=len(subject.items) - len(items), unit="image", leave=True, quiet=quiet
+    )
     with bar:
         for _, result in prefetch(one, items, workers=2, depth=2):
             if isinstance(result, InputError):

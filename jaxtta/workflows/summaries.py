@@ -71,6 +71,10 @@ def _drawn(plan: Any, folders: list[Path]) -> list[str]:
     return [f"{folder}: {plan.count} images with masks" for folder in folders]
 
 
+def _with_report(plan: Any) -> str:
+    return f"written to {plan.out}; open {plan.out / 'report.html'}"
+
+
 def _adapted(plan: Any, record: Mapping[str, Any]) -> list[str]:
     by = f"by {record['method']}" + ("" if plan.method else ", as no method was named")
     said = import_module("jaxtta.runs.results").did_it_help(record)
@@ -81,7 +85,7 @@ def _adapted(plan: Any, record: Mapping[str, Any]) -> list[str]:
         said,
         noticed,
         _left_out(plan, record, "cases"),
-        f"written to {plan.out}",
+        _with_report(plan),
     ]
 
 

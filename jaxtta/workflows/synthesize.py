@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
+from jaxtta import progress
 from jaxtta.core import InputError
 from jaxtta.data import images, nifti
 from jaxtta.data.labels import FUNDUS_VALUES
@@ -76,5 +75,5 @@ def synthesize(plan: Synthesis) -> list[Path]:
 
     items = [(centre, index) for centre in centres for index in range(count)]
     with ThreadPoolExecutor(2) as pool:
-        list(tqdm(pool.map(draw, items), "drawing", len(items), unit="image", leave=False, disable=plan.quiet or None))
+        list(progress.along(pool.map(draw, items), "drawing", total=len(items), unit="image", quiet=plan.quiet))
     return [out / centre for centre in centres]

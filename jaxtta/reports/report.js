@@ -27,16 +27,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// The gallery: what is chosen, in the order that is chosen, and enlarged by a click.
+// The gallery: what is chosen, in the order that is chosen.
 const form = document.querySelector("form.filters");
 if (form) {
   const gallery = document.querySelector(".gallery");
   const figures = [...gallery.children];
-  const unknown = figures.filter((figure) => isNaN(parseFloat(figure.dataset.gain)));
-  const byGain = figures.filter((figure) => !unknown.includes(figure));
+  const unknown = figures.filter((figure) => isNaN(parseFloat(figure.dataset.value)));
+  const known = figures.filter((figure) => !unknown.includes(figure));
   const show = () => {
     const { first, ...wanted } = Object.fromEntries(new FormData(form));
-    gallery.append(...(first === "harm" ? [...byGain].reverse() : byGain), ...unknown);
+    gallery.append(...(first === "least" ? [...known].reverse() : known), ...unknown);
     for (const figure of figures) {
       figure.hidden = Object.entries(wanted).some(([key, value]) => value && figure.dataset[key] !== value);
     }
@@ -46,24 +46,38 @@ if (form) {
   form.addEventListener("change", show);
   form.hidden = false;
   show();
-
-  const dialog = document.querySelector("dialog");
-  gallery.querySelectorAll("img").forEach((image) => {
-    const enlarge = () => {
-      dialog.querySelectorAll("img, p").forEach((old) => old.remove());
-      const caption = document.createElement("p");
-      caption.textContent = image.nextElementSibling.textContent;
-      dialog.prepend(image.cloneNode(), caption);
-      dialog.showModal();
-    };
-    image.tabIndex = 0;
-    image.setAttribute("role", "button");
-    image.addEventListener("click", enlarge);
-    image.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === " ") {
-        event.preventDefault();
-        enlarge();
-      }
-    });
-  });
 }
+
+// Pairs: the left picture is drawn over the right one as far as a slider says.
+for (const pair of document.querySelectorAll(".pair")) {
+  const slider = document.createElement("input");
+  const [left, right] = pair.querySelectorAll("span");
+  Object.assign(slider, { type: "range", min: 0, max: 100, value: 50 });
+  slider.setAttribute("aria-label", `how much of ${left.textContent} is seen, the rest is ${right.textContent}`);
+  slider.addEventListener("input", () => pair.style.setProperty("--cut", `${slider.value}%`));
+  pair.classList.add("live");
+  pair.append(slider);
+}
+
+// Pictures alone are enlarged by a click.
+const dialog = document.querySelector("dialog");
+document.querySelectorAll(".gallery figure > img, .plot img").forEach((image) => {
+  const enlarge = () => {
+    dialog.querySelectorAll("div, p").forEach((old) => old.remove());
+    const caption = document.createElement("p");
+    const frame = document.createElement("div");
+    caption.textContent = image.closest("figure").querySelector("figcaption").textContent;
+    frame.append(image.cloneNode());
+    dialog.prepend(frame, caption);
+    dialog.showModal();
+  };
+  image.tabIndex = 0;
+  image.setAttribute("role", "button");
+  image.addEventListener("click", enlarge);
+  image.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      enlarge();
+    }
+  });
+});

@@ -1,0 +1,44 @@
+"""A plan as a command line: the parser makes the same plan of it, whatever it holds."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import pytest
+
+from jaxtta import cli
+from jaxtta.plans import COMMANDS, Adaptation, Calibration, Evaluation, MultiAdaptation, Ranking, SourceTraining
+from jaxtta.plans.again import command_line
+
+BOTH = {"images": (Path("a b/i"), Path("c")), "masks": (Path("m"), Path("n")), "out": Path("it's")}
+PLANS = {
+    "adapt": Adaptation(
+        source=Path("s"), **BOTH, method="tent", settings={"learning_rate": "0.05", "optimiser": "sgd"},
+        overlays=False, probabilities=True, repeat=2, seed=7,
+    ),
+    "train": SourceTraining(
+        **BOTH, size=(64, 96), names=("disc", "cup"), mask_values=(0, 7, 9), learning_rate=2e-3, heads=("none",)
+    ),
+    "calibrate": Calibration(source=Path("s"), **BOTH),
+    "rank": Ranking(sources=(Path("x"), Path("y")), **BOTH),
+    "adapt-multi": MultiAdaptation(sources=(Path("x"), Path("y")), **BOTH),
+    "evaluate-encoder": Evaluation(
+        encoders=("random", "e"), **BOTH, test_images=(Path("t"),), test_masks=(Path("u"),), by=("linear",)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_command_line_of_a_plan_makes_it_again(name):
+    given: set[str] = set()
+    words = shlex.split(command_line(name, PLANS[name]))
+    assert words[:2] == ["jaxtta", name]
+    read = cli.parse(words[1:], given=given)
+    made = COMMANDS[name.replace("-", "_")].make(**{field: getattr(read, field) for field in given})
+    assert made == PLANS[name]
+
+
+def test_how_a_plan_was_run_is_left_out():
+    plan = dataclasses.replace(PLANS["adapt"], quiet=True, resume=True)
+    assert command_line("adapt", plan) == command_line("adapt", PLANS["adapt"])
+    assert "'it'\"'\"'s'" in command_line("adapt", plan)
