@@ -10,7 +10,7 @@ from jaxtta.calibration import gate, trial, verdict
 from jaxtta.core import InputError, Tree
 from jaxtta.data.cases import Case
 from jaxtta.plans import Calibration
-from jaxtta.runs import inputs, results
+from jaxtta.runs import derived, inputs, results
 from jaxtta.runs.fitting import require_masks
 from jaxtta.runs.folder import STATE, RunFolder, in_folder
 from jaxtta.workflows.calibration_report import write_report
@@ -30,7 +30,7 @@ def calibrate(plan: Calibration, folder: RunFolder) -> dict[str, Any]:
         raise InputError(f"{told}; give images of the source's own domain, or a few of the new one")
     if not plan.images and not plan.target:
         raise InputError("give labelled `images` of the source's own domain, or a few of the new one as `target`")
-    loaded = checkpoint.load(plan.source)
+    loaded = derived.reading(checkpoint.load(plan.source), plan, images=plan.images or plan.target)
     checked = _checked(plan, loaded)
     subject = subject_of(loaded, list(checked.cases), draws=0 if plan.target else plan.draws, seed=plan.seed)
     identity = {
