@@ -123,8 +123,9 @@ def require_heads(present: tuple[str, ...], wanted: tuple[str, ...]) -> None:
     missing = [head for head in wanted if head not in present]
     if missing:
         raise InputError(
-            f"the source model has no {' and no '.join(missing)} head (it has {', '.join(present)}); choose an objective "
-            f"that needs no head of its own, as entropy or consistency, or train a source with `heads` {','.join(missing)}"
+            f"the source model has no {' and no '.join(missing)} head (it has {', '.join(present)}); "
+            "choose an objective that needs no other head, as entropy or consistency, or train a source with `heads` "
+            f"{','.join(missing)}"
         )
 
 

@@ -72,7 +72,8 @@ def describe(record: dict[str, Any]) -> str:
     rows = [["by", "encoder", "Dice", "95 % interval", "effective rank"]]
     for row in record["table"]:
         interval = f"{row['low']:.2f} to {row['high']:.2f}" if np.isfinite(row["low"]) else "one seed: none"
-        rows.append([row["by"], row["arm"], f"{row['dice']:.2f}", interval, f"{row['effective_rank']:.2f}"])
+        rank = f"{row['effective_rank']:.2f}" if row["effective_rank"] >= 1 else "too few images"  # 0 of one image
+        rows.append([row["by"], row["arm"], f"{row['dice']:.2f}", interval, rank])
     return results.aligned(rows)
 
 
