@@ -82,7 +82,7 @@ def test_masks_that_do_not_fit(adapt, data, out, tmp_path):
     save(lost, FUNDUS[nested_labels(9, 9)])
     refused(adapt(), lost, data / "images" / "1.png", "21 x 26", "9 x 9", out=out)
     save(lost, np.where(nested_labels(21, 26) > 0, 1, 2).astype(np.uint8))
-    refused(adapt(), lost, "no pixel is 255", "mask_values", out=out)
+    refused(adapt(), lost, "no pixel is 255", "--mask-values", out=out)
     save(lost.with_suffix(".jpg"), FUNDUS[nested_labels(21, 26)])
     lost.unlink()
     refused(adapt(), lost.with_suffix(".jpg"), "JPEG", "PNG", out=out)

@@ -150,8 +150,9 @@ def test_modalities(adapt, data, out):
 
 def test_pictures_and_volumes_are_not_mistaken_for_each_other(adapt, place, data, out):
     pictures = place / "pictures" / "images"
-    refused(adapt(images=pictures, masks=None), pictures, ".nii .nii.gz", out=out)
-    refused(adapt(source="pictures_model", masks=None), data / "images", ".png", out=out)
+    refused(adapt(images=pictures, masks=None), pictures, "holds pictures (0.png)", ".nii .nii.gz", out=out)
+    said = adapt(source="pictures_model", masks=None)
+    refused(said, data / "images", "holds volumes (0.nii.gz)", ".png", "source model of volumes", out=out)
     path = data / "list.csv"
     path.write_text(f"image\n{pictures / '0.png'}\n")
     refused(adapt(images=path, masks=None), pictures / "0.png", ".nii or .nii.gz", out=out)
@@ -183,7 +184,7 @@ TRAINING = [
     (["--size", "4x8x8x8"], ("--size", "DEPTHxHEIGHTxWIDTH")),
     (["--size", "4x8x8", "--architecture", "resunet"], ("resunet",)),
     (["--channels", 2], ("0.nii.gz", "1 modalities", "takes 2")),
-    (["--mask-values", "0,1"], ("--mask-values", "the task has 3")),
+    (["--mask-values", "0,1"], ("masks/0.nii.gz", "unknown mask values 2")),
     (["--mask-values", "0,1,3"], ("masks/0.nii.gz", "unknown mask values 2")),
 ]
 

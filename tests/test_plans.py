@@ -20,7 +20,7 @@ from jaxtta.methods import METHODS
 from jaxtta.models.resunet import ResUNet
 from jaxtta.models.unet import UNet
 from jaxtta.plans import encoders, methods
-from jaxtta.runs import options
+from jaxtta.runs import derived, options
 
 pytest_plugins = ("command_line",)
 
@@ -111,7 +111,10 @@ def test_a_default_that_follows_from_something_else_is_the_one_the_help_names():
     assert f"{ResUNet.depth} when not given, in pre-training {encoders.DEPTH}" in train["depth"]
     assert f"{ResUNet.width} when" in train["width"] and ",".join(map(str, UNet.features)) in train["features"]
     assert f"{UNet.norm} when" in train["norm"] and f"{volumes['axis']} (when" in train["axis"]
-    assert f"({Preprocessing.channels} when" in train["channels"] and f"({volumes['channels']})" in train["channels"]
+    assert f"takes {Preprocessing.channels}, of volumes {volumes['channels']}" in train["channels"]
+    at_most = f"at most {derived.SIDES[True]}, without a GPU or TPU {derived.SIDES[False]}"
+    assert at_most in train["size"] and f"train {derived.WIDTHS[False][0]} without" in train["width"]
+    assert f"{derived.BATCHES[0]} when" in train["batch"]
     assert volumes["intensity"].replace("percentile:", "(") + " when" in train["intensity"]
     rates = evaluate["learning_rate"].replace("1e-3", "0.001")
     assert all(f"{rate:g} {by}" in rates for by, rate in encoders.RATES.items())

@@ -65,6 +65,7 @@ def test_ac_corr_is_that_of_one_epoch_of_fine_tuning(rank, command, place, tmp_p
     assert written["status"] == "finished" and written["ordered_by"] == "ac_corr" and len(written["cases"]) == 4
     assert said.out.splitlines()[0].split() == ["source", "ac_corr", "per_channel", "loss"]
     assert said.out.splitlines()[1].split()[0] == rows[0]["source"]
+    assert "best first: the higher ac_corr, the better" in said.out
     # The same by hand: one epoch of `finetune`, and the affines after it against those before.
     states = []
     saving_each_step(monkeypatch, states=states)
@@ -118,6 +119,7 @@ def test_with_masks_the_correlation_with_the_true_dice_is_told(rank, command, pl
     rows, each = table(tmp_path / "out", "ranking.csv"), table(tmp_path / "out", "images.csv")
     assert said.out.splitlines()[0].split() == ["source", "entropy", "dice", "pearson", "spearman"]
     assert "all images and sources" in said.out and "means of the sources" in said.out
+    assert "the higher entropy, the better" in said.out and "1 all the way" in said.out
     source = place / "sources" / "one" / "best"
     call = ["adapt", "--source", source, "--method", "source", "--images", place / "images", "--masks"]
     succeeded(command(*call, place / "masks", "--out", tmp_path / "adapted"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtta.core import InputError
-from jaxtta.encoders.spectrum import batch_effective_rank, dimensions_above, effective_rank, singular_values
+from jaxtta.encoders.spectrum import batch_effective_rank, dimensions_above, effective_rank, singular_values, spoken
 
 
 def gaussian(images=64, dimensions=12, rank=None, seed=0):
@@ -29,6 +29,11 @@ def test_directions_without_variance_count_as_none(images, dimensions, rank):
     values = singular_values(gaussian(images, dimensions, rank))
     assert values.shape == (dimensions,) and (np.diff(values) <= 0).all() and (values >= 0).all()
     assert dimensions_above(values) == min(rank, images - 1)
+
+
+def test_a_rank_of_few_embeddings_is_not_told():
+    assert spoken(0.0, embeddings=1) == "not to be told from 1 images, 8 are needed"
+    assert spoken(3.14159, embeddings=8) == "3.14"
 
 
 def test_the_effective_rank_of_equal_values_is_their_number_and_of_none_zero():

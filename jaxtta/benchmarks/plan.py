@@ -15,7 +15,7 @@ from jaxtta.data.kinds import to_dict
 from jaxtta.data.prefetch import prefetch
 from jaxtta.models.precision import with_precision
 from jaxtta.plans import Benchmark, words
-from jaxtta.runs import inputs, options
+from jaxtta.runs import derived, inputs, options
 
 NOTHING = "source"  # the method that adapts nothing, which the others are compared with
 
@@ -70,7 +70,7 @@ def ready(plan: Benchmark, registry: Mapping[str, Callable[..., Method]]) -> Rea
         InputError: anything wrong with the input.
     """
     plots.require_matplotlib()
-    loaded = {label: checkpoint.load(path) for label, path in plan.sources.items()}
+    loaded = {label: derived.reading(checkpoint.load(path), plan) for label, path in plan.sources.items()}
     loaded = {k: one._replace(model=with_precision(one.model, plan.precision)) for k, one in loaded.items()}
     first = next(iter(loaded.values()))
     _check_alike(loaded)

@@ -75,6 +75,16 @@ def _is_run(folder: Path) -> bool:
     return isinstance(record, dict) and record.get("status") in ("running", "finished", "removed")
 
 
+def modalities_of(images: Path) -> int | None:
+    """How many modalities the names of a folder's volumes, or the columns of a list, tell of; None where none do."""
+    images = Path(images)
+    if images.is_dir():
+        numbers = [int(found[1]) for file in _files(images, "volume") if (found := MODALITY.search(bare(file)))]
+        return max(numbers) + 1 if numbers else None
+    columns = read_list(images)[0] if images.is_file() and not _has(images.name, "image", "volume") else []
+    return sum(column.removeprefix("image").isdecimal() for column in columns) + 1 if "image2" in columns else None
+
+
 def _natural(path: Path) -> tuple:
     """Sorts numbers by value (image2 before image10), folder by folder; the text itself decides what is left."""
     parts = [[int(text) if k % 2 else text for k, text in enumerate(re.split(r"(\d+)", part))] for part in path.parts]
@@ -269,6 +279,13 @@ def find_cases(
             raise InputError(f"{masks}: the masks lie among the images; give them a folder of their own")
         files = _files(images, kind, leave_out=None if masks is None else Path(masks))
         if not files:
+            other = "volume" if kind == "image" else "image"
+            if there := _files(images, other):
+                what, wanted = {"image": "pictures", "volume": "volumes"}, " ".join(suffixes(kind))
+                raise InputError(
+                    f"{images}: holds {what[other]} ({there[0]}), expected are {what[kind]} ({wanted}); give images of "
+                    f"the source model's kind, or a source model of {what[other]}"
+                )
             raise InputError(f"{images}: no images; looked for {' '.join(suffixes(kind))} in it and its subfolders")
         named = _modalities(images, files, modalities, numbered)
         cases = [Case(name, parts[0], None, "", more=tuple(parts[1:])) for name, parts in named]

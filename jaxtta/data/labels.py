@@ -43,8 +43,9 @@ def check_labels(values: tuple[int, ...] | str, task: Task) -> None:
     """Raises InputError when there are not as many mask values as labels of the task."""
     if len(written_values(values)) != task.labels:
         raise InputError(
-            f"`mask_values` {values!r}: {len(written_values(values))} labels, the task has {task.labels}; "
-            "give one pixel value for each label, the background's first"
+            f"`mask_values` {values!r}: {len(written_values(values))} labels, the task has {task.labels} (its "
+            f"`classes`{' and the background' * (task.activation == 'sigmoid')}); give one pixel value for each label, "
+            "the background's first"
         )
 
 
@@ -67,23 +68,23 @@ def label_map(mask: np.ndarray, values: tuple[int, ...] | str, path: Path) -> np
         meaning = "255 (background), 0 (cup) and values between (disc)"
         # Label maps 0, 1, 2 lie within 0 .. 255 too, and would pass for photographs that are all disc and cup.
         if not np.any(mask == 255):
-            found = _listing(np.unique(mask))
+            found = listed(np.unique(mask))
             raise InputError(
-                f"{path}: no pixel is 255, the background of a fundus mask; it has {found}; give its own mask_values"
+                f"{path}: no pixel is 255, the background of a fundus mask; it has {found}; give its own `mask_values`"
             )
     else:
         for label, value in enumerate(values):
             result[mask == value] = label
-        meaning = _listing(values)
+        meaning = listed(values)
     unknown = np.unique(mask[result == 255])
     if unknown.size:
         raise InputError(
-            f"{path}: unknown mask values {_listing(unknown)}; known are {meaning}; mend mask_values or the mask"
+            f"{path}: unknown mask values {listed(unknown)}; known are {meaning}; give `mask_values`, or mend the mask"
         )
     return result
 
 
-def _listing(values: Any) -> str:
+def listed(values: Any) -> str:
     """Values in words, the first ten at most."""
     text = ", ".join(str(value) for value in values[:10])
     return text if len(values) <= 10 else f"{text} and {len(values) - 10} more"

@@ -22,6 +22,7 @@ from jaxtta.core import Array, InputError
 from jaxtta.runs import results
 
 NAME = "spectrum"
+FEWEST = 8  # embeddings, below which a rank says more of their number than of the encoder
 Spectra = Mapping[str, Mapping[str, np.ndarray]]
 
 
@@ -58,6 +59,11 @@ def effective_rank(values: np.ndarray) -> float:
     shares = values / values.sum()
     shares = shares[shares > 0]
     return float(np.exp(-np.sum(shares * np.log(shares))))
+
+
+def spoken(rank: float, *, embeddings: int) -> str:
+    """An effective rank in words, or that so few embeddings do not tell it."""
+    return f"{rank:.2f}" if embeddings >= FEWEST else f"not to be told from {embeddings} images, {FEWEST} are needed"
 
 
 def dimensions_above(values: np.ndarray, *, share: float = 1e-6) -> int:

@@ -70,7 +70,8 @@ def require_heads(present: tuple[str, ...], wanted: tuple[str, ...]) -> None:
     if missing:
         raise InputError(
             f"the source model has no {' and no '.join(missing)} head (it has {', '.join(present)}); "
-            "choose an objective that needs no other head, or train a source with these heads"
+            "choose an objective that needs no other head, as entropy or consistency, or train a source with `heads` "
+            f"{','.join(missing)}"
         )
 
 

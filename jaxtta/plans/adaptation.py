@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from jaxtta.plans.parts import Maps, MaskedImages, MethodOnSource, Metrics, Resumable, Streams
+from jaxtta.plans.parts import Maps, MaskedImages, MaskValues, MethodOnSource, Metrics, Resumable, Streams
 from jaxtta.plans.words import Count, Words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adaptation(Resumable, Maps, Streams, MaskedImages, MethodOnSource):
+class Adaptation(Resumable, Maps, Streams, MaskValues, MaskedImages, MethodOnSource):
     """Adapt a source model to unlabelled images and write masks.
 
     what is written:
@@ -56,7 +56,7 @@ class Adaptation(Resumable, Maps, Streams, MaskedImages, MethodOnSource):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultiAdaptation(Resumable, Maps, MaskedImages, Metrics):
+class MultiAdaptation(Resumable, Maps, MaskValues, MaskedImages, Metrics):
     """Make one segmentation of several source models, each as far as it suits unlabelled images.
 
     arms (the first one given is the result):

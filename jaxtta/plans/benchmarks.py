@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from jaxtta.errors import InputError
-from jaxtta.plans.parts import Plan, Streams
+from jaxtta.plans.parts import MaskValues, Plan, Streams
 from jaxtta.plans.words import Orders, Seeds
 
 RESETS = ("domain", "image", "never")
@@ -76,7 +76,7 @@ class FromFile(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Benchmark(Streams, FromFile):
+class Benchmark(Streams, MaskValues, FromFile):
     """Compare methods on the same sources, images, protocols, orders and seeds.
 
     protocols:

@@ -3,12 +3,12 @@
 import dataclasses
 from pathlib import Path
 
-from jaxtta.plans.parts import Resumable
+from jaxtta.plans.parts import MaskValues, Resumable
 from jaxtta.plans.words import Count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Calibration(Resumable):
+class Calibration(Resumable, MaskValues):
     """Ask a source model, on labelled images of its own domain, which prediction to trust for which image.
 
     Each image is changed as other scanners might have made it, mildly to severely, and every prediction that the

@@ -140,16 +140,16 @@ class Labels(Plan):
     """What is segmented.
 
     Attributes:
-        classes: output channels; softmax counts the background.
+        classes: output channels; softmax counts the background. Read from the masks when not given.
         activation: sigmoid: nested structures, each label inside the one before (disc, cup); softmax: exclusive
-            classes.
+            classes. Read from the masks when not given.
         names: of the output channels, for tables.
-        mask_values: value of each label in the masks, the background's first, 0,1,2,... when not given; or fundus: 255
-            background, 0 cup, between them disc.
+        mask_values: value of each label in the masks, the background's first; or fundus: 255 background, 0 cup,
+            between them disc. Read from the masks when not given, where they leave no doubt.
     """
 
-    classes: int = 2
-    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    classes: int | None = None
+    activation: Literal["sigmoid", "softmax"] | None = None
     names: Words = ()
     mask_values: Values | None = None
 
@@ -160,9 +160,11 @@ class LabelsOfEncoder(Plan):
 
     Attributes:
         classes: of an encoder: output channels; softmax counts the background.
-        activation: of an encoder: sigmoid, nested structures (also when not given); or softmax, exclusive classes.
+        activation: of an encoder: sigmoid, nested structures; or softmax, exclusive classes; read from the masks when
+            not given.
         names: of an encoder: names of the output channels, for tables.
-        mask_values: of an encoder: value of each label in the masks, 0,1,2,... when not given; or fundus.
+        mask_values: value of each label in the masks, the background's first, or fundus; when not given the source
+            model's, of one structure whatever value the masks have, and of an encoder as the masks tell.
     """
 
     classes: int | None = None
@@ -172,13 +174,25 @@ class LabelsOfEncoder(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskValues(Plan):
+    """What the numbers in masks mean.
+
+    Attributes:
+        mask_values: value of each label in the masks that are given and in those that are written, the background's
+            first, or fundus; the source model's when not given, and of one structure whatever value the masks have.
+    """
+
+    mask_values: Values | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Volumes(Plan):
     """How images are prepared, beside their size. Two numbers of a size cut volumes into slices for a 2-D network,
     three cut windows for a 3-D one.
 
     Attributes:
-        channels: 1 for grey pictures, 3 for colour (3 when not given), or as many as each has grey files (NAME_0000.png
-            and on); of volumes, the modalities (1).
+        channels: 1 for grey pictures, 3 for colour, or as many as each has grey files (NAME_0000.png and on); of
+            volumes, the modalities. When not given, train reads it from the images, and pretrain takes 3, of volumes 1.
         axis: of volumes: slices are axial (when not given), coronal or sagittal.
         spacing: of volumes: resample to this voxel spacing in millimetres and cut windows of the size; without it
             slices are resized as a whole, and 3-D windows are cut from the volume's own grid.
@@ -199,7 +213,8 @@ class Network(Plan):
     Attributes:
         architecture: resunet or unet.
         depth: of resunet: 18, 34, 50, 101 or 152; 34 when not given, in pre-training 50.
-        width: features of resunet's stem; 64 when not given.
+        width: features of resunet's stem; 64 when not given, in train 16 without a GPU or TPU, less where memory is
+            short.
         features: of unet: channels of each level; 16,32,64,128,256 when not given.
     """
 

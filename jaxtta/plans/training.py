@@ -12,7 +12,7 @@ from jaxtta.plans.words import Size, Words
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceTraining(Resumable, Recipe, Network, Volumes, Labels, MaskedImages):
-    """Train a source model; defaults are the released recipe of the field.
+    """Train a source model; defaults are the released recipe of the field, at a size that the machine can bear.
 
     what is written:
       OUT/best, OUT/last         source models for adapt; best: the highest Dice on the images kept aside
@@ -22,21 +22,24 @@ class SourceTraining(Resumable, Recipe, Network, Volumes, Labels, MaskedImages):
       OUT/run.json               versions, configuration, seed, device, which images were kept aside
 
     Attributes:
-        size: what the network sees, in pixels: N, HEIGHTxWIDTH, or DEPTHxHEIGHTxWIDTH of windows of a volume.
+        size: what the network sees, in pixels: N, HEIGHTxWIDTH, or DEPTHxHEIGHTxWIDTH of windows of a volume; when not
+            given the images' own, at most 512, without a GPU or TPU 256, and no more than fits into memory.
         norm: of unet: batch, instance or group; batch when not given.
         heads: self-supervised heads beside segmentation, of reconstruction,denoising,super_resolution,rotation; or
             none.
         encoder: start from this checkpoint's encoder.
+        batch: images, slices or windows a step; 8 when not given, less where memory is short.
         epochs: passes over the images.
         validation: share of the images, drawn by the seed, kept aside to choose the best.
         calibration: calibrate the best at the end.
     """
 
-    size: Size = (512, 512)
+    size: Size | None = None
     norm: str | None = None
     heads: Words = ("reconstruction", "denoising", "super_resolution", "rotation")
     encoder: Path | None = None
     optimiser: str = "sgd"
+    batch: int | None = None
     epochs: int = 200
     validation: float = 0.1
     calibration: Annotated[bool, Parameter(negative="--no-calibration")] = True

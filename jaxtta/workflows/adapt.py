@@ -19,7 +19,7 @@ from jaxtta.monitor import MEANING
 from jaxtta.plans import Adaptation
 from jaxtta.plans.again import command_line
 from jaxtta.reports.adaptation import write_report
-from jaxtta.runs import inputs, options, results, writing
+from jaxtta.runs import derived, inputs, options, results, writing
 from jaxtta.runs.folder import STATE, RunFolder, Share
 from jaxtta.runs.stream import Visit, along
 from jaxtta.schedule import schedule
@@ -123,7 +123,7 @@ class Ready(NamedTuple):
 
 
 def _ready(plan: Adaptation, share: Share) -> Ready:
-    loaded = checkpoint.load(plan.source)
+    loaded = derived.reading(checkpoint.load(plan.source), plan)
     plan = dataclasses.replace(plan, method=plan.method or options.default_method(loaded.source))
     method = options.build_method(
         plan.method,

@@ -17,7 +17,7 @@ from jaxtta.data.kinds import to_dict
 from jaxtta.data.prefetch import completed
 from jaxtta.data.sample import Assembly
 from jaxtta.plans import MultiAdaptation
-from jaxtta.runs import fitting, inputs, results, writing
+from jaxtta.runs import derived, fitting, inputs, results, writing
 from jaxtta.runs.folder import STATE, RunFolder, in_folder
 from jaxtta.transfer import arms, tgma
 from jaxtta.transfer.arms import TOGETHER, TRAINED, VOTES, Arm, Observed
@@ -40,7 +40,7 @@ def adapt_multi(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
     if plan.metric not in METRICS:
         raise InputError(f"metric is {plan.metric!r}; choose one of {', '.join(METRICS)}")
     fitting.check_pace(plan.epochs, plan.batch, plan.learning_rate)
-    named = load_sources(plan.sources)
+    named = load_sources(plan.sources, load=lambda path: derived.reading(checkpoint.load(path), plan))
     known = arm_names(list(named))
     files.check("source", known)
     wrong = next((arm for arm in plan.arm if arm not in known), None)

@@ -11,7 +11,7 @@ from jaxtta.calibration import gate, measure, trial, verdict
 from jaxtta.core import InputError, Tree
 from jaxtta.data.cases import Case
 from jaxtta.plans import Calibration
-from jaxtta.runs import inputs, results
+from jaxtta.runs import derived, inputs, results
 from jaxtta.runs.fitting import require_masks
 from jaxtta.runs.folder import STATE, RunFolder, in_folder
 from jaxtta.workflows.calibration_report import write_report
@@ -31,9 +31,11 @@ def calibrate(plan: Calibration, folder: RunFolder) -> dict[str, Any]:
         raise InputError(f"{told}; give images of the source's own domain, or a few of the new one")
     if not plan.images and not plan.target:
         raise InputError("give labelled `images` of the source's own domain, or a few of the new one as `target`")
-    loaded = checkpoint.load(plan.source)
-    blank = jax.ShapeDtypeStruct((1, *loaded.preprocessing.size, loaded.preprocessing.channels), np.float32)
-    jax.eval_shape(measure.moments_of(loaded.model, loaded.task), loaded.source, blank)  # whether it can be, at all
+    loaded = derived.reading(checkpoint.load(plan.source), plan, images=plan.images or plan.target)
+    size = loaded.preprocessing.size
+    blank = jax.ShapeDtypeStruct((1, *size, loaded.preprocessing.channels), np.float32)
+    labels = jax.ShapeDtypeStruct((1, *size), np.int32)
+    jax.eval_shape(measure.glance(loaded.model, loaded.task), loaded.source, blank, labels)  # whether it can be, at all
     checked = _checked(plan, loaded)
     subject = subject_of(loaded, list(checked.cases), draws=0 if plan.target else plan.draws, seed=plan.seed)
     identity = {

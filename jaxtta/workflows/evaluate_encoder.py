@@ -11,16 +11,15 @@ import jax
 import numpy as np
 
 from jaxtta import checkpoint, progress, run
-from jaxtta.core import InputError, Task
+from jaxtta.core import InputError
 from jaxtta.data.cases import Case
 from jaxtta.data.kinds import to_dict
-from jaxtta.data.labels import check_labels
 from jaxtta.encoders import spectrum
 from jaxtta.encoders.moco import pooled
 from jaxtta.models import build, features
 from jaxtta.plans import Evaluation, SourceTraining
 from jaxtta.plans.encoders import RATES
-from jaxtta.runs import fitting, results
+from jaxtta.runs import derived, fitting, inputs, results
 from jaxtta.runs.folder import RunFolder, in_folder
 from jaxtta.transfer.sources import short_names
 from jaxtta.workflows.encoder_runs import Arms, Linear, dice, finetuned
@@ -73,7 +72,8 @@ def describe(record: dict[str, Any]) -> str:
     rows = [["by", "encoder", "Dice", "95 % interval", "effective rank"]]
     for row in record["table"]:
         interval = f"{row['low']:.2f} to {row['high']:.2f}" if np.isfinite(row["low"]) else "one seed: none"
-        rows.append([row["by"], row["arm"], f"{row['dice']:.2f}", interval, f"{row['effective_rank']:.2f}"])
+        rank = f"{row['effective_rank']:.2f}" if row["effective_rank"] >= 1 else "too few images"  # 0 of one image
+        rows.append([row["by"], row["arm"], f"{row['dice']:.2f}", interval, rank])
     return results.aligned(rows)
 
 
@@ -95,9 +95,9 @@ def _arms(plan: Evaluation) -> Arms:
         raise InputError("`encoders` names one encoder twice; name each once")
     loaded = [checkpoint.load(path, kind="encoder") for path in paths]
     first = loaded[0].preprocessing
-    task = Task(plan.classes, plan.activation, plan.names)
-    values = tuple(range(task.labels)) if plan.mask_values is None else plan.mask_values
-    check_labels(values, task)
+    cases = inputs.find_all(list(plan.images), list(plan.masks), first, root=plan.root)
+    fitting.require_masks(cases, "evaluation")
+    task, values = derived.task_for(plan, cases, first.kind)
     preprocessing = dataclasses.replace(first, mask_values=values)
     for path, one in zip(paths, loaded):
         if dataclasses.replace(one.preprocessing, mask_values=values) != preprocessing:

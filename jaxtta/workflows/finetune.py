@@ -11,11 +11,10 @@ import optax
 from jaxtta import checkpoint, run
 from jaxtta.core import InputError, Learner, Source, Task, Tree
 from jaxtta.data.kinds import to_dict
-from jaxtta.data.labels import check_labels
 from jaxtta.models import Model, build
 from jaxtta.plans import FineTuning
 from jaxtta.plans.parts import LabelsOfEncoder
-from jaxtta.runs import fitting
+from jaxtta.runs import derived, fitting, inputs
 from jaxtta.runs.folder import RunFolder, in_folder
 from jaxtta.segmentation import segmentation_learner
 from jaxtta.transfer.ac_norm import collaborated, require_batch_norm
@@ -71,18 +70,18 @@ def begun(path: Path, plan: LabelsOfEncoder) -> checkpoint.Checkpoint:
     Raises:
         InputError: what `checkpoint.load` raises, or a task where the checkpoint has one.
     """
-    classes, given = plan.classes, {name: getattr(plan, name) for name in ("activation", "names", "mask_values")}
+    classes, given = plan.classes, {name: getattr(plan, name) for name in ("activation", "names")}
     if classes is None and any(given.values()):
         name = min(name for name, value in given.items() if value)
         raise InputError(f"`{name}` is for an encoder, and goes with `classes`; leave it out, or give both")
     loaded = checkpoint.load(path, kind="model" if classes is None else "encoder")
     if classes is None:
-        return loaded
+        return derived.reading(loaded, plan)
     if loaded.manifest["kind"] == "model":
         raise InputError(f"{path}: segments {', '.join(loaded.task.names)}, which stays; leave `classes` out")
-    task = Task(classes, plan.activation or "sigmoid", plan.names)
-    values = tuple(range(task.labels)) if plan.mask_values is None else plan.mask_values
-    check_labels(values, task)
+    cases = inputs.find_all(list(plan.images), list(plan.masks), loaded.preprocessing, root=plan.root)
+    fitting.require_masks(cases, "a task")
+    task, values = derived.task_for(plan, cases, loaded.preprocessing.kind)
     model = build({**loaded.model.config, "classes": task.classes, "heads": ("segmentation",)})
     preprocessing = dataclasses.replace(loaded.preprocessing, mask_values=values)
     return loaded._replace(model=model, task=task, preprocessing=preprocessing)

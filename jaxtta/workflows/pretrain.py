@@ -111,10 +111,13 @@ def describe(record: dict[str, Any]) -> str:
     parts = " ".join(f"{name} {last[name]:.4g}" for name in ("loss", "global", "local") if name in last)
     lines = [f"epoch {last['epoch']}: {parts}, on {counts['trained_on']} images"]
     for name, told in record["spectrum"].items():
-        lines.append(
-            f"{name}: effective rank {told['effective_rank']:.2f} of {told['width']}, {told['dimensions']} dimensions "
-            f"not collapsed, on {counts['embeddings']} images kept aside"
-        )
+        rank = spectrum.spoken(told["effective_rank"], embeddings=counts["embeddings"])
+        if counts["embeddings"] >= spectrum.FEWEST:
+            rank += (
+                f" of {told['width']}, {told['dimensions']} dimensions not collapsed, on {counts['embeddings']} images "
+                "kept aside"
+            )
+        lines.append(f"{name}: effective rank {rank}")
     return "\n".join(lines)
 
 

@@ -60,12 +60,16 @@ def rank(plan: Ranking, folder: RunFolder) -> dict[str, Any]:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """The ranking as a table, and below it the correlations with the true Dice where there are masks."""
+    """The ranking as a table, with the correlations with the true Dice where there are masks; which way is better."""
     rows = [list(record["ranking"][0])]
     for row in [*record["ranking"], *record.get("correlation", [])]:
         cells = [row.get(name, "") for name in rows[0]]
         rows.append([cell if isinstance(cell, str) else f"{cell:.4g}" for cell in cells])
-    return results.aligned(rows)
+    by = record.get("ordered_by", record["by"])
+    told = f"best first: the higher {by}, the better a source suits these images"
+    if "correlation" in record:
+        told += "; pearson and spearman: how far that goes with the true Dice, 1 all the way, 0 not at all"
+    return f"{results.aligned(rows)}\n{told}"
 
 
 def _cases(

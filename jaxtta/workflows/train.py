@@ -14,7 +14,7 @@ from jaxtta.data.kinds import Kind, to_dict
 from jaxtta.data.labels import check_labels
 from jaxtta.models import Model, build
 from jaxtta.plans import SourceTraining
-from jaxtta.runs import fitting
+from jaxtta.runs import derived, fitting
 from jaxtta.runs.folder import RunFolder, in_folder
 from jaxtta.runs.inputs import preprocessing_for
 from jaxtta.segmentation import segmentation_learner
@@ -23,8 +23,10 @@ from jaxtta.workflows.calibrate import calibrate_best
 
 def train(plan: SourceTraining) -> dict[str, Any]:
     """Trains a source model; returns the content of `run.json`."""
-    task = Task(plan.classes, plan.activation, plan.names)
-    preprocessing = preprocessing_for(plan, mask_values=plan.mask_values or tuple(range(task.labels)))
+    plan, task, told = derived.training(plan)
+    if not plan.quiet:
+        print(told)
+    preprocessing = preprocessing_for(plan, mask_values=plan.mask_values)
     heads = () if plan.heads == ("none",) else plan.heads
     model = {**plan.network(), "heads": tuple(dict.fromkeys(("segmentation", *heads)))}
     model |= {} if plan.norm is None else {"norm": plan.norm}

@@ -1,0 +1,78 @@
+"""What the machine offers, and what a step of training takes of it: the sizes that fit.
+
+The memory of a step is estimated, not measured: the maps that the gradient needs, of every pixel, feature and pass. The
+factors were fitted to what XLA says of compiled steps (`experiments/training_memory.py`), within a third of it.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+GIB = 2**30
+UNKNOWN = 8 * GIB  # bytes of a machine that does not tell
+SHARE = 0.6  # of the memory, that a step may take: data, XLA's own and others take the rest
+# Values of four bytes that are kept for each pixel and feature of the stem (of a U-Net's first level); and what a
+# head beside the segmentation adds, as a share of that.
+MAPS = {18: 6.0, 34: 8.0, 50: 18.0, 101: 28.0, 152: 40.0}
+MAPS_UNET = 24.0
+HEAD = 0.8
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+class Machine(NamedTuple):
+    """Where a network is trained.
+
+    Attributes:
+        memory: bytes that are free, or in a container its limit where that is less.
+        accelerated: whether it is a GPU or TPU.
+    """
+
+    memory: int
+    accelerated: bool
+
+
+def machine() -> Machine:
+    """This one, by its first device."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return Machine((device.memory_stats() or {}).get("bytes_limit", 2 * UNKNOWN), True)
+    return Machine(min([_free(), *map(_limit, LIMITS)]), False)
+
+
+def _free() -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # no Linux
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return UNKNOWN
+
+
+def _limit(file: str) -> int:
+    try:
+        return int(Path(file).read_text())
+    except (OSError, ValueError):  # none, or `max`
+        return 2**62
+
+
+def step_bytes(network: dict[str, Any], size: tuple[int, ...], batch: int) -> int:
+    """Bytes that a step of training takes, estimated.
+
+    Args:
+        network: its configuration, with heads.
+        size: of an image or window.
+        batch: of them.
+    """
+    unet = network.get("architecture") == "unet"
+    width = network.get("features", (16,))[0] if unet else network.get("width", 64)
+    maps = MAPS_UNET if unet else MAPS.get(network.get("depth", 34), MAPS[34])
+    beside = len(network.get("heads", ("segmentation",))) - 1
+    pixels = batch
+    for extent in size:
+        pixels *= extent
+    return round(4 * pixels * width * maps * (1 + HEAD * beside))
