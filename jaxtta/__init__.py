@@ -17,9 +17,9 @@ COMMANDS = (
 )
 MODULES = (
     *("benchmarks", "calibration", "checkpoint", "cli", "core", "data", "distributed", "encoders", "errors", "losses"),
-    *("methods", "metrics", "models", "objectives", "plans", "plots", "resize", "run", "runs", "schedule"),
-    *("segmentation", "stablehlo", "stats", "style", "synthetic", "torch_import", "transfer", "views", "workflows"),
-    "wrappers",
+    *("memory", "methods", "metrics", "models", "objectives", "plans", "plots", "resize", "run", "runs", "schedule"),
+    *("segmentation", "stablehlo", "stats", "style", "synthetic", "torch_import", "transfer", "trees", "views"),
+    *("workflows", "wrappers", "written"),
 )
 __all__ = [*COMMANDS, *MODULES]
 

@@ -14,6 +14,7 @@ from jaxtta import distributed as distributed
 from jaxtta import encoders as encoders
 from jaxtta import errors as errors
 from jaxtta import losses as losses
+from jaxtta import memory as memory
 from jaxtta import methods as methods
 from jaxtta import metrics as metrics
 from jaxtta import models as models
@@ -31,9 +32,11 @@ from jaxtta import style as style
 from jaxtta import synthetic as synthetic
 from jaxtta import torch_import as torch_import
 from jaxtta import transfer as transfer
+from jaxtta import trees as trees
 from jaxtta import views as views
 from jaxtta import workflows as workflows
 from jaxtta import wrappers as wrappers
+from jaxtta import written as written
 
 __version__: str
 COMMANDS: tuple[str, ...]

@@ -19,9 +19,10 @@ TEXTS = [ROOT / "README.md", *FILES.values(), *SCRIPTS, *sorted((ROOT / "experim
 # Who may import whom: a module imports from layers before its own, and from its own package.
 LAYERS = (
     {"errors"},
+    {"written"},
     {"plans"},
     {"core"},
-    {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "data", "synthetic"},
+    {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "trees", "data", "synthetic"},
     {"losses", "objectives", "models"},
     {"calibration"},
     {"methods", "wrappers", "checkpoint", "torch_import"},

@@ -5,8 +5,6 @@ is `[h, w]`, the stored pixel values as int32. A size is `(height, width)`. PNG,
 a file. Pillow would quietly cut colour of 16 bits to 8: OpenCV reads it. What neither reads is refused in words.
 """
 
-import os
-import uuid
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from PIL import Image, TiffImagePlugin  # the TIFF reader is registered here, no
 
 from jaxtta.core import InputError
 from jaxtta.data.overlays import colours
+from jaxtta.written import replacing
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 MOST_PIXELS = 80_000_000  # below the 89 million from which Pillow warns of a decompression bomb
@@ -226,15 +225,9 @@ def _save(path: Path, frame: Image.Image, **encoding: Any) -> None:
     """Writes a PNG, or what `encoding` says, under another name in the same folder, then renames it: a reader never
     meets half a file.
     """
-    path = Path(path)
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(Path(path)) as part:
             frame.save(part, **{"format": "PNG", **encoding})
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}); choose another output folder"

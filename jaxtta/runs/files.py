@@ -1,23 +1,15 @@
 """Files that are written whole or not at all, whenever a run is killed."""
 
-import contextlib
+import functools
 import json
 import math
-import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxtta import written
 from jaxtta.core import InputError
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write a file under, which takes the place of `path` when it is whole; its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    yield temporary
-    os.replace(temporary, path)
+from jaxtta.written import replacing
 
 
 def write_text(path: Path, text: str) -> None:
@@ -31,20 +23,43 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(_finite(value), indent=1, default=str) + "\n")
 
 
-def check_free(out: Path, mark: str, what: str, *, overwrite: bool) -> None:
-    """Raises InputError where a folder has other things than what is to be written, or has that and may not lose it.
+def in_own_folder(mark: str, what: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+    """A work of a plan that writes into `plan.out`: a folder that is empty, or whose content may be replaced.
+
+    Nobody else writes there meanwhile. Before anything is done, InputError is raised where the folder holds what jaxtta
+    did not write, or what is to be written and may not be replaced.
 
     Args:
-        out: the folder.
-        mark: the file that tells what it holds.
+        mark: the file that is there once all is.
         what: is to be written, with its article.
-        overwrite: whether one that is there may be replaced.
     """
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if not (out / mark).is_file():
-            raise InputError(f"{out}: not empty and holds no {what.split()[-1]}; give another folder")
-        if not overwrite:
-            raise InputError(f"{out}: already holds {what}; add `overwrite` to replace it, or give another folder")
+
+    def of(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        @functools.wraps(work)
+        def run(plan: Any) -> Any:
+            out = Path(plan.out)
+            if out.exists() and not out.is_dir():
+                raise InputError(f"{out}: a file of that name is in the way; give another folder")
+            theirs = written.foreign(out)
+            if theirs is not None:
+                told = "" if (out / written.LIST).is_file() else f" and holds no {what.split()[-1]} of jaxtta"
+                raise InputError(f"{out}: not empty{told}: {theirs.name} is not its own; give another folder")
+            if (out / mark).is_file() and not plan.overwrite:
+                raise InputError(f"{out}: already holds {what}; add `overwrite` to replace it, or give another folder")
+            out.mkdir(parents=True, exist_ok=True)
+            folder = written.Written(out)
+            try:
+                return work(plan)
+            finally:
+                folder.close()
+                folder.remove(keep=(written.LIST,), temporary_alone=True)
+                if [path.name for path in out.iterdir()] == [written.LIST]:  # nothing came of it
+                    folder.remove()
+                    out.rmdir()
+
+        return run
+
+    return of
 
 
 def _finite(value: Any) -> Any:

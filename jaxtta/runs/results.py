@@ -11,7 +11,7 @@ from scipy import stats as distributions
 
 from jaxtta.core import Task
 from jaxtta.data.cases import Case
-from jaxtta.runs.files import replacing
+from jaxtta.written import replacing
 
 TABLE = "predictions.csv"
 TEXT = ("domain", "name", "source", "arm", "part", "by", "protocol", "method", "family", "grade")
@@ -27,9 +27,10 @@ class Table:
         self.start = list(rows)
 
     def __enter__(self) -> "Table":
-        self.file = open(self.path, "w", newline="")
-        for row in self.start:
-            self.add(row)
+        with replacing(self.path) as part, open(part, "w", newline="") as self.file:
+            for row in self.start:
+                self.add(row)
+        self.file = open(self.path, "a", newline="")
         return self
 
     def __exit__(self, *_) -> None:
@@ -53,7 +54,7 @@ def in_order(rows: Sequence[dict], cases: Sequence[Case]) -> list[dict]:
 
 def write_rows(path: Path, rows: Sequence[dict]) -> None:
     """Writes a whole table at once, or not at all, making its folder if need be."""
-    with replacing(path) as temporary, Table(temporary, rows):
+    with Table(path, rows):
         pass
 
 

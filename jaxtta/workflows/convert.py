@@ -8,14 +8,14 @@ from jaxtta.core import Task
 from jaxtta.data.labels import check_labels
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.plans import Conversion
-from jaxtta.runs.files import check_free
+from jaxtta.runs.files import in_own_folder
 from jaxtta.torch_import import convert, read_state_dict
 
 
+@in_own_folder(checkpoint.MANIFEST, "a checkpoint")
 def convert_file(plan: Conversion) -> dict[str, Any]:
     """Converts a file of weights; returns the manifest."""
     weights, out = plan.weights, plan.out
-    check_free(out, checkpoint.MANIFEST, "a checkpoint", overwrite=plan.overwrite)
     model, source = convert(
         read_state_dict(weights), architecture=plan.architecture, allow_missing_heads=plan.without_heads
     )
