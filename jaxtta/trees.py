@@ -7,6 +7,7 @@ it is looked at: see `save_tree`.
 
 import contextlib
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -48,13 +49,19 @@ def digest(tree: Tree) -> str:
     return total.hexdigest()
 
 
+@functools.cache
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that results depend on, those that are there."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow", "nibabel")
     found = {"jaxtta": jaxtta.__version__, "python": platform.python_version()}
-    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow", "nibabel"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    return found | {name: version for name in names if (version := _version(name)) is not None}
 
 
 def save_tree(path: Path, tree: Tree, manifest: dict[str, Any]) -> None:

@@ -344,7 +344,7 @@ def test_a_save_that_fails_leaves_what_was(tmp_path, fault, there):
         _, source = save(tmp_path / "model")
     with pytest.MonkeyPatch.context() as monkeypatch:
         fault(monkeypatch)
-        with pytest.raises(OSError, match="[Nn]o space left"):
+        with pytest.raises(OSError, match=r"[Nn]o space left"):
             save(tmp_path / "model", seed=1)
     if there:
         assert_identical(checkpoint.load(tmp_path / "model").source, source)
@@ -384,7 +384,7 @@ def test_the_rest_of_a_killed_save_is_no_obstacle(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(trees.shutil, "rmtree", lambda *arguments, **options: None)
         patch.setattr(trees.ocp, "save", failing)
-        with pytest.raises(OSError, match="[Nn]o space left"):
+        with pytest.raises(OSError, match=r"[Nn]o space left"):
             save(tmp_path / "model")
     _, source = save(tmp_path / "model")
     assert_identical(checkpoint.load(tmp_path / "model").source, source)
