@@ -19,10 +19,10 @@ COMMANDS = (
 )
 MODULES = (
     *("benchmarks", "calibration", "checkpoint", "cli", "core", "data", "distributed", "encoders", "errors", "losses"),
-    *("methods", "metrics", "models", "monitor", "names", "objectives", "plans", "plots", "progress", "readable"),
-    *("reports", "resize", "run", "runs", "schedule", "segmentation", "stablehlo", "stats", "stored_tree", "style"),
-    *("synthetic", "torch_export", "torch_import", "torch_program", "torch_variables", "transfer", "views"),
-    *("workflows", "wrappers"),
+    *("memory", "methods", "metrics", "models", "monitor", "names", "objectives", "plans", "plots", "progress"),
+    *("readable", "reports", "resize", "run", "runs", "schedule", "segmentation", "stablehlo", "stats", "style"),
+    *("synthetic", "torch_export", "torch_import", "torch_program", "torch_variables", "transfer", "trees", "views"),
+    *("workflows", "wrappers", "written"),
 )
 FUNCTIONS = {  # that take what no plan can hold
     "from_torch": "jaxtta.workflows.convert",

@@ -14,6 +14,7 @@ from jaxtta import distributed as distributed
 from jaxtta import encoders as encoders
 from jaxtta import errors as errors
 from jaxtta import losses as losses
+from jaxtta import memory as memory
 from jaxtta import methods as methods
 from jaxtta import metrics as metrics
 from jaxtta import models as models
@@ -30,7 +31,6 @@ from jaxtta import schedule as schedule
 from jaxtta import segmentation as segmentation
 from jaxtta import stablehlo as stablehlo
 from jaxtta import stats as stats
-from jaxtta import stored_tree as stored_tree
 from jaxtta import style as style
 from jaxtta import synthetic as synthetic
 from jaxtta import torch_export as torch_export
@@ -38,9 +38,11 @@ from jaxtta import torch_import as torch_import
 from jaxtta import torch_program as torch_program
 from jaxtta import torch_variables as torch_variables
 from jaxtta import transfer as transfer
+from jaxtta import trees as trees
 from jaxtta import views as views
 from jaxtta import workflows as workflows
 from jaxtta import wrappers as wrappers
+from jaxtta import written as written
 from jaxtta.models.flax_modules import from_function as from_function
 from jaxtta.models.flax_modules import from_linen as from_linen
 from jaxtta.models.flax_modules import from_nnx as from_nnx

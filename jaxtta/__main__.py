@@ -1,5 +1,44 @@
-"""`python -m jaxtta` is the command `jaxtta`."""
+"""`python -m jaxtta` and the command `jaxtta`: signals are heard from here on, before anything heavy is imported."""
 
-from jaxtta.cli import main
+import contextlib
+import os
+import signal
+import sys
+from typing import NoReturn
 
-raise SystemExit(main())
+
+def main() -> int:
+    """Runs the command line, and ends at once on Ctrl-C and SIGTERM where no run has a state to save first.
+
+    That can be at any moment: what a run has written is whole, see `jaxtta.written`. Nothing is unwound: an exception
+    in the midst of an import or of a destructor would be lost, or end in a crash.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, _stopped)
+    from jaxtta import cli
+
+    try:
+        status = cli.main()
+    except SystemExit as end:
+        status = end.code
+    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        _end(status)
+    return status
+
+
+def _stopped(number: int, _) -> None:
+    if number == signal.SIGINT:
+        os.write(2, b"jaxtta: interrupted; go on with --resume where the command has it\n")
+    _end(128 + number)
+
+
+def _end(status: int) -> NoReturn:
+    """Ends the process without the threads, destructors and libraries that have something to do yet."""
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

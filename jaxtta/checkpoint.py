@@ -1,6 +1,6 @@
 """Checkpoints: source models as folders, a tree of variables and a manifest from which the network is rebuilt.
 
-How a tree is stored and verified, `jaxtta.stored_tree` says. A network of one's own cannot be rebuilt: it is given.
+How a tree is stored and verified, `jaxtta.trees` says. A network of one's own cannot be rebuilt: it is given.
 """
 
 import dataclasses
@@ -16,16 +16,12 @@ from jaxtta.data import kinds
 from jaxtta.data.labels import check_labels
 from jaxtta.models import ARCHITECTURES, OWN, Model, build
 from jaxtta.models.precision import in_single_precision
-from jaxtta.stored_tree import FORMAT as FORMAT
-from jaxtta.stored_tree import MANIFEST as MANIFEST
-from jaxtta.stored_tree import CheckpointError as CheckpointError
-from jaxtta.stored_tree import digest as digest
-from jaxtta.stored_tree import load_manifest as load_manifest
-from jaxtta.stored_tree import load_state as load_state
-from jaxtta.stored_tree import load_tree as load_tree
-from jaxtta.stored_tree import save_state as save_state
-from jaxtta.stored_tree import save_tree as save_tree
-from jaxtta.stored_tree import versions as versions
+from jaxtta.trees import FORMAT, MANIFEST, CheckpointError, load_manifest, load_tree, save_tree, versions
+
+__all__ = [
+    "FORMAT", "MANIFEST", "Checkpoint", "CheckpointError", "load", "load_manifest", "load_state", "load_tree", "save",
+    "save_state", "save_tree", "versions",
+]  # fmt: skip
 
 
 class Checkpoint(NamedTuple):
@@ -48,6 +44,29 @@ class Checkpoint(NamedTuple):
     path: Path
 
 
+def save_state(path: Path, state: Tree, manifest: dict[str, Any]) -> None:
+    """Writes any pytree of arrays, such as an adaptation's or a training's state, with a manifest."""
+    leaves = {f"{i:06d}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
+    save_tree(path, leaves, {"kind": "state", **manifest})
+
+
+def load_state(path: Path, like: Tree) -> tuple[Tree, dict[str, Any]]:
+    """Reads what `save_state` wrote into the structure of `like` (arrays or shapes).
+
+    Raises:
+        CheckpointError: what `load_tree` raises, or a state of an older format or whose shapes or dtypes are not those
+            of `like`.
+    """
+    leaves, manifest = load_tree(path)
+    got, (want, structure) = list(leaves.values()), jax.tree.flatten(like)
+    if manifest["format"] != FORMAT or [(a.shape, a.dtype) for a in got] != [(a.shape, a.dtype) for a in want]:
+        raise CheckpointError(
+            f"{path}: holds the state of another run or of another version of jaxtta; start anew in another folder, or "
+            "with `overwrite`"
+        )
+    return jax.tree.unflatten(structure, got), manifest
+
+
 def save(
     path: Path,
     model: Model,
@@ -56,18 +75,16 @@ def save(
     preprocessing: kinds.Kind,
     *,
     provenance: dict[str, Any],
-    among_others: bool = False,
 ) -> None:
     """Writes a source model.
 
     Args:
-        path: the folder to write; replaced if there.
+        path: the folder to write; a checkpoint that is there is replaced.
         model: the network.
         source: its variables; those of an encoder alone make an encoder checkpoint. Half precision is saved as float32.
         task: what is segmented.
         preprocessing: how its images are prepared.
         provenance: how the weights came to be; JSON must hold it.
-        among_others: see `save_tree`.
 
     Raises:
         InputError: a network of one's own has other classes than the task, or other channels than the images.
@@ -82,7 +99,7 @@ def save(
         "provenance": provenance,
     }
     trees = {name: in_single_precision(tree) for name, tree in source._asdict().items() if tree}
-    save_tree(path, trees, manifest, among_others=among_others)
+    save_tree(path, trees, manifest)
 
 
 def _check_own(model: Model, task: Task, preprocessing: kinds.Kind) -> None:
@@ -139,7 +156,9 @@ def load(path: Path | Checkpoint, *, kind: str = "model", model: Model | None = 
         if task.classes != manifest["model"]["classes"] and manifest["kind"] == "model":
             raise InputError(f"the task has {task.classes} classes, the network {manifest['model']['classes']}")
         expected = jax.eval_shape(model.init, jax.random.key(0))
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever a wrong configuration leads to in building and tracing a network
         reason = str(error).split("\n")[0]
         raise CheckpointError(
             f"{path}: its manifest makes no sense ({reason}); restore the folder from its origin"

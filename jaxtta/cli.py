@@ -17,7 +17,7 @@ from cyclopts.exceptions import MissingArgumentError
 
 import jaxtta
 from jaxtta import progress
-from jaxtta.errors import InputError
+from jaxtta.errors import InputError, of_the_machine
 from jaxtta.plans import COMMANDS, Command
 from jaxtta.plans.again import flag
 from jaxtta.plans.methods import described
@@ -76,9 +76,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _refused(who, f"{_wrong(error, command, given)}; see {who} --help")
     except InputError as error:
         return _refused(who, _with_flags(str(error), command))
-    except OSError as error:  # a disk that is full, a folder that cannot be written
-        place = f"{error.filename}: " if error.filename else ""
-        return _refused(who, f"{place}{error.strerror or error}; nothing can be written or read there")
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (told := of_the_machine(error)) is None:
+            raise
+        return _refused(who, _with_flags(told, command))
     except KeyboardInterrupt:
         _refused(who, "interrupted; go on with --resume where the command has it")
         return 130

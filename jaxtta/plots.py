@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxtta.core import InputError
+from jaxtta.written import replacing
 
 COLOURS = ("#7f7f7f", "#1f77b4", "#ff7f0e", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")
 # Seven hues that stay apart for colour-blind eyes and five lines with a marker each, which makes 35 looks.
@@ -32,6 +33,11 @@ def empty_figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    with replacing(Path(path)) as part:
+        figure.savefig(part, dpi=130, format=Path(path).suffix.removeprefix("."))
 
 
 def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
@@ -69,7 +75,7 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     if aligned:
         axes[1, 0].set_ylabel("cosine of the gradients")
     axes[0, 0].legend(loc="lower right", fontsize="small")
-    figure.savefig(path, dpi=130)
+    _save(figure, path)
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
@@ -112,7 +118,7 @@ def accelerator(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     for place, row in enumerate(kernels):
         profile.text(0, place, f"  {row['kernel'][:32]}  {row['of'][-40:]}", va="center", fontsize="x-small")
     profile.set(title="most expensive kernels, one stream", xlabel="milliseconds a step", yticks=[])
-    figure.savefig(path, dpi=130)
+    _save(figure, path)
 
 
 def singular_values(spectra: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
@@ -135,7 +141,7 @@ def singular_values(spectra: Mapping[str, Mapping[str, np.ndarray]], path: Path)
         if axes.lines:
             axes.legend(fontsize="small")
     figure.axes[0].set_ylabel("singular value")
-    figure.savefig(path, dpi=130)
+    _save(figure, path)
 
 
 def benchmark_stream(rows: Sequence[Mapping], path: Path) -> None:
@@ -171,14 +177,9 @@ def benchmark_stream(rows: Sequence[Mapping], path: Path) -> None:
     for axes in panels[len(domains) :]:
         axes.set_axis_off()
     figure.supylabel("gain over source (Dice points), running mean", fontsize="medium")
-    figure.legend(
-        handles=panels[0].lines[: len(looks)],
-        loc="outside right upper",
-        fontsize="small",
-        handlelength=3.5,
-        frameon=False,
-    )
-    figure.savefig(path, dpi=130)
+    style = {"fontsize": "small", "handlelength": 3.5, "frameon": False}
+    figure.legend(handles=panels[0].lines[: len(looks)], loc="outside right upper", **style)
+    _save(figure, path)
 
 
 def benchmark_domains(summary: Sequence[Mapping], path: Path) -> None:
@@ -208,7 +209,7 @@ def benchmark_domains(summary: Sequence[Mapping], path: Path) -> None:
         axes.tick_params(left=False)
     panels[-1].hlines(methods, *ends, color="black", linewidth=0.9)
     panels[-1].set_ylim(len(rows) - 0.4, -0.6)
-    figure.savefig(path, dpi=130)
+    _save(figure, path)
 
 
 def benchmark_costs(summary: Sequence[Mapping], costs: Sequence[Mapping], path: Path) -> None:
@@ -240,7 +241,7 @@ def benchmark_costs(summary: Sequence[Mapping], costs: Sequence[Mapping], path: 
     axes.xaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
     axes.grid(alpha=0.25, which="both")
     _write_labels(axes, labels)
-    axes.figure.savefig(path, dpi=130)
+    _save(axes.figure, path)
 
 
 def _of_first(rows: Sequence[Mapping]) -> list[Mapping]:

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 
 from jaxtta import checkpoint
 from jaxtta.core import Array, InputError, Key, Method, Source, Task, Tree
+from jaxtta.written import read_json, replacing
 
 FORMAT = 1
 RECORD = "export.json"
@@ -113,11 +114,12 @@ def save(
         "programs": entries,
     }  # fmt: skip
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
     (path / RECORD).unlink(missing_ok=True)  # written last: an export without it is not whole
     for name, program in programs.items():
-        (path / f"{name}.stablehlo").write_bytes(program)
-    (path / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        with replacing(path / f"{name}.stablehlo") as part:
+            part.write_bytes(program)
+    with replacing(path / RECORD) as part:
+        part.write_text(json.dumps(record, indent=1) + "\n")
     return record
 
 
@@ -199,7 +201,7 @@ def load(path: Path) -> Exported:
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads((path / RECORD).read_text())
+        record = read_json(path / RECORD)
         newer = record["format"] > FORMAT
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path}: no export (no readable {RECORD} in it); make one with jaxtta export") from error

@@ -100,20 +100,22 @@ def rescale(images: Array) -> Array:
 
 
 def in_own_range(view: View) -> View:
-    """The view, made of each image as if it spanned [0, 1], and brought to the range that the image has.
+    """The view in the range that an image has: `rescale(view(x))` of one within [0, 1], as published; of another, such
+    as one that is standardised to mean 0,
 
-        lowest + (highest − lowest) · rescale(view(rescale(x))),  over all pixels and channels of an image
+        lowest + (highest − lowest) · rescale(view(rescale(x))),  over all its pixels and channels
 
-    So it is the same view whatever numbers a network takes images in: in 0 .. 1, whole or in part, or standardised to
-    mean 0. Of an image that spans [0, 1] exactly it is `rescale(view(x))`. A constant image stays as it is.
+    A constant one of these stays as it is.
     """
 
-    def within(key: Key, images: Array) -> Array:
+    def viewing(key: Key, images: Array) -> Array:
         axes = tuple(range(1, images.ndim))
         lowest, highest = jnp.min(images, axes, keepdims=True), jnp.max(images, axes, keepdims=True)
-        return lowest + (highest - lowest) * rescale(view(key, rescale(images)))
+        within = (lowest >= 0) & (highest <= 1)
+        viewed = rescale(view(key, jnp.where(within, images, rescale(images))))
+        return jnp.where(within, viewed, lowest + (highest - lowest) * viewed)
 
-    return within
+    return viewing
 
 
 def gaussian_noise(scale: float) -> View:

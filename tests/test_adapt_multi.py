@@ -16,6 +16,7 @@ from jaxtta.plans import MultiAdaptation
 from jaxtta.runs import writing
 from jaxtta.transfer.lftm import METRICS
 from jaxtta.workflows.adapt_multi import adapt_multi, arm_names, describe
+from jaxtta.written import LIST
 
 pytest_plugins = ("command_line",)
 pytestmark = pytest.mark.usefixtures("as_a_user")
@@ -56,7 +57,7 @@ def test_by_default_the_pair_of_tgma_without_any_mask(place, tmp_path):
     assert said == record(out) and said["status"] == "finished" and said["arms"] == ["tgma"]
     assert {p.name for p in out.iterdir()} == {
         *("masks", "overlays", "probabilities", "models"),
-        *("predictions.csv", "itm.csv", "sources.csv", "training.csv", "run.json"),
+        *("predictions.csv", "itm.csv", "sources.csv", "training.csv", "run.json", LIST),
     }
     for name in ("0", "1", "2"):
         mask = pixels(out / "masks" / f"{name}.png")

@@ -3,6 +3,7 @@
 import gc
 import importlib.metadata
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtta import checkpoint, stats, stored_tree
+from jaxtta import checkpoint, stats, trees
 from jaxtta.checkpoint import CheckpointError
 from jaxtta.core import InputError, Source, Task
 from jaxtta.data.preprocessing import Preprocessing
@@ -152,14 +153,14 @@ def test_the_digest_sees_values_names_dtypes_and_shapes():
         {**tree, "b": tree["b"].view(np.int32)},
         {"b": tree["b"]},
     ]
-    digests = {checkpoint.digest(tree), *(checkpoint.digest(other) for other in changed)}
+    digests = {trees.digest(tree), *(trees.digest(other) for other in changed)}
     assert len(digests) == 1 + len(changed)
-    assert checkpoint.digest(jax.tree.map(jnp.asarray, tree)) == checkpoint.digest(tree)
+    assert trees.digest(jax.tree.map(jnp.asarray, tree)) == trees.digest(tree)
 
 
 def data_files(folder):
     """The files of the tree, the largest first."""
-    files = [path for path in (folder / stored_tree.TREE).rglob("*") if path.is_file() and path.stat().st_size]
+    files = [path for path in (folder / trees.TREES[0]).rglob("*") if path.is_file() and path.stat().st_size]
     return sorted(files, key=lambda path: (-path.stat().st_size, str(path)))
 
 
@@ -307,8 +308,10 @@ def test_a_checkpoint_is_replaced_whole(tmp_path):
     (tmp_path / "model" / "left over").touch()
     _, source = save(tmp_path / "model", seed=1)
     assert_identical(checkpoint.load(tmp_path / "model").source, source)
-    assert not (tmp_path / "model" / "left over").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    names = {"left over", trees.MANIFEST, trees.TREES[1]}  # what another wrote stays
+    assert {path.name for path in (tmp_path / "model").iterdir()} == names
+    save(tmp_path / "model")
+    assert {path.name for path in (tmp_path / "model").iterdir()} == names - {trees.TREES[1]} | {trees.TREES[0]}
 
 
 def failing(*arguments, **options):
@@ -316,7 +319,7 @@ def failing(*arguments, **options):
 
 
 def break_orbax(monkeypatch):
-    monkeypatch.setattr(stored_tree.ocp, "save", failing)
+    monkeypatch.setattr(trees.ocp, "save", failing)
 
 
 def break_manifest(monkeypatch):
@@ -324,15 +327,15 @@ def break_manifest(monkeypatch):
 
 
 def break_rename(monkeypatch):
-    """Only the rename that puts the new checkpoint in its place fails."""
-    rename = Path.rename
+    """Only the rename that puts the new manifest in its place fails."""
+    rename = os.replace
 
     def fail_on_new(path, target):
-        if path.name.endswith(".tmp"):
+        if str(path).endswith(".tmp"):
             failing()
         return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", fail_on_new)
+    monkeypatch.setattr(os, "replace", fail_on_new)
 
 
 @pytest.mark.parametrize("fault", [break_orbax, break_manifest, break_rename])
@@ -342,7 +345,7 @@ def test_a_save_that_fails_leaves_what_was(tmp_path, fault, there):
         _, source = save(tmp_path / "model")
     with pytest.MonkeyPatch.context() as monkeypatch:
         fault(monkeypatch)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(OSError, match=r"[Nn]o space left"):
             save(tmp_path / "model", seed=1)
     if there:
         assert_identical(checkpoint.load(tmp_path / "model").source, source)
@@ -357,12 +360,32 @@ def test_provenance_that_json_cannot_hold_leaves_what_was(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize(
+    "told, expected, words",
+    [
+        ("INTERNAL: write() failed: No space left on device [source locations='file.cc:1']", OSError, "No space left"),
+        ("RESOURCE_EXHAUSTED: out of memory", MemoryError, "tree"),
+        ("std::bad_alloc", MemoryError, "tree"),
+        ("open() failed: Too many open files", OSError, "Too many open files"),
+    ],
+)
+def test_what_the_machine_is_the_reason_of_is_no_damage(folder, monkeypatch, told, expected, words):
+    def exhausted(*arguments, **options):
+        raise ValueError(told)
+
+    monkeypatch.setattr(trees.ocp, "load", exhausted)
+    with pytest.raises(expected, match=words):
+        checkpoint.load(folder)
+    monkeypatch.setattr(trees.ocp, "save", exhausted)
+    with pytest.raises(expected, match=words):
+        save(folder)
+
+
 def test_the_rest_of_a_killed_save_is_no_obstacle(tmp_path, monkeypatch):
-    """In a container every run may have the same process number."""
     with monkeypatch.context() as patch:
-        patch.setattr(stored_tree.shutil, "rmtree", lambda *arguments, **options: None)
-        patch.setattr(stored_tree.ocp, "save", failing)
-        with pytest.raises(OSError, match="no space left"):
+        patch.setattr(trees.shutil, "rmtree", lambda *arguments, **options: None)
+        patch.setattr(trees.ocp, "save", failing)
+        with pytest.raises(OSError, match=r"[Nn]o space left"):
             save(tmp_path / "model")
     _, source = save(tmp_path / "model")
     assert_identical(checkpoint.load(tmp_path / "model").source, source)

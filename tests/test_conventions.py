@@ -20,10 +20,10 @@ TEXTS = [ROOT / "README.md", *FILES.values(), *SCRIPTS, *sorted((ROOT / "experim
 LAYERS = (
     {"errors", "progress", "readable"},
     {"names"},
+    {"written"},
     {"plans"},
     {"core"},
-    {"stored_tree"},
-    {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "data", "synthetic"},
+    {"stats", "views", "style", "resize", "memory", "metrics", "schedule", "distributed", "trees", "data", "synthetic"},
     {"losses", "objectives", "models"},
     {"calibration"},
     {"methods", "wrappers", "checkpoint", "torch_import", "torch_export", "torch_program", "torch_variables"},

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from folders import dataset, record, same_pictures, source_model, succeeded, table, timeless
 
+from jaxtta.written import LIST
+
 pytest_plugins = ("command_line",)
 
 DOMAINS = {"north": 3, "south": 1, "west": 2}
@@ -83,7 +85,7 @@ def same(out, expected):
     for name, means in alone["domains"].items():
         a, b = ({k: v for k, v in m.items() if k != "seconds"} for m in (means, run["domains"][name]))
         assert a == pytest.approx(b, rel=1e-5)
-    assert {p.name for p in out.iterdir()} == {*DOMAINS, "predictions.csv", "run.json"}
+    assert {p.name for p in out.iterdir()} == {*DOMAINS, "predictions.csv", "run.json", LIST, f"{LIST}-1"}
 
 
 @pytest.mark.parametrize("finished", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -240,10 +240,11 @@ def test_the_command_line_guards_the_folder(command, tmp_path, without_flatbuffe
     refused(command(*call, path), path, "not empty and holds no export")
     file = tmp_path / "file"
     file.write_text("mine")
-    refused(command(*call, file), file, "holds no export")
+    refused(command(*call, file), file, "in the way")
     out.mkdir()
     (out / "export.json").write_text("{}")
-    refused(command(*call, out), out, "--overwrite")
+    for more in ([], ["--overwrite"]):
+        refused(command(*call, out, *more), out, "export.json is not its own")
     assert [p.name for p in out.iterdir()] == ["export.json"]
 
 

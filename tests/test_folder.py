@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxtta import stored_tree
+from jaxtta import trees, written
 from jaxtta.core import InputError
 from jaxtta.runs import folder as run_folder
 from jaxtta.runs.files import write_text
@@ -43,7 +43,8 @@ def toy(out, *, steps=3, reads=(), after_step=lambda step: None, **flags):
 
 def content(out):
     """Every file of a run; of the record what no clock tells."""
-    files = {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "run.json"}
+    own = ("run.json", written.LIST)
+    files = {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name not in own}
     return files, {k: v for k, v in json.loads((out / "run.json").read_text()).items() if k != "started"}
 
 
@@ -63,13 +64,32 @@ def dying(patch, after):
 
         return call
 
-    changes = [(Path, name) for name in ("write_text", "mkdir", "rename", "unlink")]
-    for owner, name in [*changes, (os, "replace"), (shutil, "rmtree"), (stored_tree.ocp, "save")]:
+    changes = [(Path, name) for name in ("write_text", "write_bytes", "mkdir", "unlink")]
+    changes += [(os, name) for name in ("open", "write", "replace", "unlink", "rmdir")]
+    for owner, name in [*changes, (shutil, "rmtree"), (trees.ocp, "save")]:
         patch.setattr(owner, name, limited(getattr(owner, name)))
 
 
+def in_plain_files(patch):
+    """Trees are saved leaf by leaf, which takes a hundredth of Orbax's time."""
+
+    def save(place, tree):
+        place.mkdir()
+        for name, leaf in tree.items():
+            (place / name).write_bytes(leaf.tobytes())
+
+    def load(place, like):
+        return {name: np.frombuffer((place / name).read_bytes(), leaf.dtype) for name, leaf in like.items()}
+
+    patch.setattr(trees.ocp, "save", save)
+    patch.setattr(trees.ocp, "load", load)
+
+
 @pytest.mark.parametrize("old", [False, True], ids=["new", "in the place of another"])
-def test_a_run_killed_between_any_two_writes_ends_the_same(tmp_path, monkeypatch, old):
+@pytest.mark.parametrize("orbax", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "Orbax"])
+def test_a_run_killed_between_any_two_writes_ends_the_same(tmp_path, monkeypatch, old, orbax):
+    if not orbax:
+        in_plain_files(monkeypatch)
     toy(tmp_path / "whole")
     toy(tmp_path / "old", steps=2)
     monkeypatch.setattr(run_folder, "SAVE_SECONDS", -1.0)  # after every step
@@ -177,7 +197,7 @@ def test_two_live_runs_do_not_share_a_folder(tmp_path):
             with pytest.raises(InputError, match="another run is at work"):
                 toy(out, **{flag: True})
         first.finish()
-    assert [path.name for path in out.iterdir()] == ["run.json"]
+    assert {path.name for path in out.iterdir()} == {"run.json", written.LIST}
 
 
 @pytest.mark.parametrize("flag", [{}, {"resume": True}])
@@ -203,15 +223,46 @@ def test_a_finished_run_is_untouched_and_another_is_named(tmp_path):
     with pytest.raises(InputError, match="exclude each other"):
         toy(out, resume=True, overwrite=True)
     assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in out.rglob("*") if p.is_file()}
-    (out / "letter.txt").write_text("dear")
-    toy(out, steps=4, overwrite=True)
-    assert not (out / "letter.txt").exists() and (out / "step3.txt").is_file()
+    toy(out, steps=2, overwrite=True)
+    assert not (out / "step2.txt").exists() and (out / "step1.txt").is_file()
+
+
+@pytest.mark.parametrize("place", ["letter.txt", "deeper/letter.txt", ".letter.tmp", "resume/letter.txt"])
+@pytest.mark.parametrize("flag", ["overwrite", "resume"])
+def test_what_no_run_wrote_stops_a_run_and_is_left(tmp_path, place, flag):
+    out = tmp_path / "run"
+    toy(out)
+    (out / place).parent.mkdir(exist_ok=True)
+    (out / place).write_text("dear")
+    before = content(out)
+    with pytest.raises(InputError, match=r"letter\.t.*: not written by jaxtta, which leaves it alone"):
+        toy(out, **{flag: True})
+    assert content(out) == before
+
+
+def test_a_link_is_no_folder_of_a_run(tmp_path):
+    out, other = tmp_path / "run", tmp_path / "other"
+    toy(out)
+    other.mkdir()
+    (other / "step0.txt").write_text("dear")
+    (out / "deeper").symlink_to(other)
+    with pytest.raises(InputError, match="deeper: not written by jaxtta"):
+        toy(out, overwrite=True)
+    assert (other / "step0.txt").read_text() == "dear"
+
+
+def test_a_run_of_another_program_is_no_run(tmp_path):
+    (tmp_path / "run.json").write_text('{"status": "finished"}')
+    for flag in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputError, match="holds no run of this jaxtta"):
+            toy(tmp_path, **flag)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_what_is_not_a_run_is_left_alone(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     for flag in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(InputError, match="holds no run of jaxtta"):
+        with pytest.raises(InputError, match="holds no run of this jaxtta"):
             toy(tmp_path, **flag)
     with pytest.raises(InputError, match="in the way"):
         toy(tmp_path / "letter.txt")
@@ -225,8 +276,9 @@ def test_a_run_does_not_remove_what_it_reads(tmp_path):
     assert (tmp_path / "run" / "step2.txt").is_file()
 
 
-@pytest.mark.parametrize("text", ["{", "[]"])
+@pytest.mark.parametrize("text", ["{", "[]", 50_000 * "["], ids=["cut off", "a list", "deep"])
 def test_a_record_that_is_none_is_replaced_only_when_asked(tmp_path, text):
+    toy(tmp_path)
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(InputError, match=r"run\.json"):
         toy(tmp_path, resume=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxtta.errors import InputError
 from jaxtta.plans.benchmarks import PROTOCOLS, Benchmark, Protocol
+from jaxtta.plans.words import MOST
 
 
 def configured(given: Mapping[str, Any], *, file: Path | None) -> Benchmark:
@@ -77,8 +78,9 @@ def _read(file: Path) -> dict[str, Any]:
         entries = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror or error}); check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a TOML file ({error})") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+        raise InputError(f"{file}: not a TOML file ({reason})") from error
     unknown = [key for key in entries if key not in ENTRIES]
     if unknown:
         raise InputError(f"{file}: no entry is called {', '.join(unknown)}; choose from {', '.join(ENTRIES)}")
@@ -86,11 +88,18 @@ def _read(file: Path) -> dict[str, Any]:
     for key, value in entries.items():
         fits, expected, read = ENTRIES[key]
         if not fits(value):
-            raise InputError(f"{file}: {key} is {value!r}; expected {expected}")
+            raise InputError(f"{file}: {key} is {_shown(value)}; expected {expected}")
         values[key] = read(file.resolve().parent, value)
     if isinstance(values.get("protocols"), dict):
         values["own_protocols"] = values.pop("protocols")
     return values
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:200]
+    except (ValueError, RecursionError):  # thousands of digits or of brackets
+        return f"a {type(value).__name__}"
 
 
 def _protocols(folder: Path, value: list[str] | dict[str, dict]) -> list[str] | dict[str, Protocol]:
@@ -125,7 +134,7 @@ def _as_it_is(folder: Path, value: Any) -> Any:
 WORDS = (_all(str), 'words, as in ["a", "b"]', _as_it_is)
 PATHS = (_all(str), 'paths, as in ["a/images", "b/images"]', lambda folder, value: [folder / path for path in value])
 PATH = (_is(str), "a path", lambda folder, value: folder / value)
-COUNT = (lambda value: _is(int)(value) and value > 0, "a whole number from 1 on", _as_it_is)
+COUNT = (lambda value: _is(int)(value) and 0 < value <= MOST, f"a whole number from 1 to {MOST}", _as_it_is)
 ENTRIES: dict[str, tuple[Callable[[Any], bool], str, Callable[[Path, Any], Any]]] = {
     "sources": (
         _table(str), 'checkpoints by labels, as in {mine = "run/best"}',
@@ -145,7 +154,10 @@ ENTRIES: dict[str, tuple[Callable[[Any], bool], str, Callable[[Path, Any], Any]]
         "lists of domains, or how many orders to draw",
         lambda folder, value: value if isinstance(value, int) else [tuple(order) for order in value],
     ),
-    "seeds": (_all(int), "whole numbers, as in [0, 1, 2]", _as_it_is),
+    "seeds": (
+        lambda value: _all(int)(value) and all(0 <= one < 2**32 for one in value),
+        f"whole numbers from 0 to {2**32 - 1}, as in [0, 1, 2]", _as_it_is,
+    ),
     "against": (_is(str), "the name of a method", _as_it_is),
     "batch": COUNT,
     "streams": COUNT,

@@ -7,9 +7,7 @@ and inverts what it can.
 """
 
 import io
-import os
 import struct
-import uuid
 import warnings
 import zlib
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from jaxtta.core import InputError
 from jaxtta.data import bmp, tiff
 from jaxtta.data.palette import colours
 from jaxtta.data.stored import MOST_BYTES, Stored, check_extent
+from jaxtta.written import replacing
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 
@@ -222,15 +221,9 @@ def _save(path: Path, frame: Image.Image, **encoding: Any) -> None:
     """Writes a PNG, or what `encoding` says, under another name in the same folder, then renames it: a reader never
     meets half a file.
     """
-    path = Path(path)
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(Path(path)) as part:
             frame.save(part, **{"format": "PNG", **encoding})
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}); choose another output folder"

@@ -12,7 +12,6 @@ import gzip
 import logging
 import math
 import os
-import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,6 +22,7 @@ import numpy as np
 
 from jaxtta.core import InputError
 from jaxtta.data.formats import FORMATS, Volume, suffix
+from jaxtta.written import replacing
 
 MOST_VOXELS, MOST_BYTES = 2**30, 2**31
 GRID_TOLERANCE = 1e-3  # of a voxel; a qform in float32 is off by up to 3e-4
@@ -239,18 +239,17 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, slope: float = 1.0
     for field in ("scl_inter", "cal_max", "cal_min", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
         header[field] = 0
     header["vox_offset"] = header.single_vox_offset
-    packed, part = path.suffix.lower() == ".gz", path.with_name(f".{uuid.uuid4().hex}.part")
+    packed = path.suffix.lower() == ".gz"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with (
+            replacing(path) as part,
+            open(part, "wb") as raw,
             # Level 1 is nibabel's too; the time 0 makes equal masks equal files.
-            with open(part, "wb") as raw, gzip.GzipFile("", "wb", 1, raw, 0) if packed else nullcontext(raw) as file:
-                header.write_to(file)
-                for k in range(stored.shape[2]):
-                    file.write(stored[..., k].astype(header.get_data_dtype()).tobytes(order="F"))
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+            gzip.GzipFile("", "wb", 1, raw, 0) if packed else nullcontext(raw) as file,
+        ):
+            header.write_to(file)
+            for k in range(stored.shape[2]):
+                file.write(stored[..., k].astype(header.get_data_dtype()).tobytes(order="F"))
     except OSError as error:
         raise InputError(f"{path}: not written ({error.strerror or error}); choose another output folder") from error
 

@@ -12,6 +12,7 @@ from jaxtta.data.cases import Case
 from jaxtta.data.prefetch import completed
 from jaxtta.data.sample import cut
 from jaxtta.data.windows import positions
+from jaxtta.written import mapped
 
 FOREGROUND = 1 / 3  # share of the windows drawn around a voxel that is segmented, nnU-Net's
 REMEMBERED = 10_000  # such voxels of a case
@@ -77,8 +78,8 @@ def prepare_all(folder: Path, cases: Sequence[Case], preprocessing: Any, task: T
         sample = preprocessing.open(case, task)
         files = [folder / f"{number:06d}_{name}.npy" for name in ("images", "labels")]
         shape = (sample.blocks, *sample.padded)
-        images = np.lib.format.open_memmap(files[0], "w+", np.float32, (*shape, preprocessing.channels))
-        labels = np.lib.format.open_memmap(files[1], "w+", np.uint8, shape)
+        images = mapped(files[0], np.float32, (*shape, preprocessing.channels))
+        labels = mapped(files[1], np.uint8, shape)
         foreground = []
         for block in range(sample.blocks):
             images[block], labels[block] = sample.block(block), sample.block_labels(block)

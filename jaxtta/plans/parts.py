@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from cyclopts import Parameter
 
+from jaxtta.errors import InputError
 from jaxtta.plans.words import Count, Numbers, Seed, Settings, Spacing, Values, Words
 
 
@@ -16,7 +17,10 @@ class Plan:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _settled(field.type, getattr(self, field.name)))
+            try:
+                object.__setattr__(self, field.name, _settled(field.type, getattr(self, field.name)))
+            except InputError as error:
+                raise InputError(f"`{field.name}`: {error}") from None
 
 
 def _settled(kind: Any, value: Any) -> Any:
@@ -27,6 +31,8 @@ def _settled(kind: Any, value: Any) -> Any:
         for one in get_args(kind):
             value = value if value is None else _settled(one, value)
         return value
+    if isinstance(value, int) and abs(value) >= 2**32:
+        raise InputError(f"a number of {len(f'{value:x}')} hexadecimal digits is given; expected one below {2**32}")
     if kind is Path:
         return Path(value) if isinstance(value, str) else value
     if kind is str and isinstance(value, Path):

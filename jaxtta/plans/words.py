@@ -5,12 +5,30 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+MOST = 2**31 - 1  # of a whole number: more, no array has
+
+
+def _is_whole(text: str, most: int = MOST) -> bool:
+    # Python refuses to read a number of thousands of digits.
+    return text.isdecimal() and len(text) <= len(str(most)) and int(text) <= most
+
+
+def _is_positive(text: str) -> bool:
+    return _is_whole(text) and int(text) > 0
+
+
+def _short(text: str) -> str:
+    """What was given, as a message has it."""
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
+
 
 def size(text: str) -> tuple[int, ...]:
     """`(height, width)` of `512` or `384x512`, `(depth, height, width)` of `32x64x64`."""
     parts = text.lower().split("x")
-    if len(parts) > 3 or not all(part.isdecimal() and int(part) for part in parts):
-        raise ValueError(f"{text!r}: expected one number, HEIGHTxWIDTH or DEPTHxHEIGHTxWIDTH, as in 512 or 384x512")
+    if len(parts) > 3 or not all(map(_is_positive, parts)):
+        raise ValueError(
+            f"{_short(text)}: expected one number, HEIGHTxWIDTH or DEPTHxHEIGHTxWIDTH, as in 512 or 384x512"
+        )
     return tuple(int(part) for part in (parts if len(parts) > 1 else parts * 2))
 
 
@@ -21,7 +39,7 @@ def spacing(text: str) -> tuple[float, ...]:
     except ValueError:
         parts = ()
     if not (len(parts) in (2, 3) and all(0 < part < float("inf") for part in parts)):
-        raise ValueError(f"{text!r}: expected millimetres, as in 0.8x0.8 or 3x0.8x0.8")
+        raise ValueError(f"{_short(text)}: expected millimetres, as in 0.8x0.8 or 3x0.8x0.8")
     return parts
 
 
@@ -29,15 +47,15 @@ def values(text: str) -> tuple[int, ...] | str:
     """The pixel values of a mask's labels, or `"fundus"`."""
     if text == "fundus":
         return text
-    if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise ValueError(f"{text!r}: expected fundus, or numbers with commas, the background's first: 0,1,2")
+    if not all(_is_whole(part.strip()) for part in text.split(",")):
+        raise ValueError(f"{_short(text)}: expected fundus, or numbers with commas, the background's first: 0,1,2")
     return tuple(int(part) for part in text.split(","))
 
 
 def numbers(text: str) -> tuple[int, ...]:
     """Positive whole numbers of `16,32,64`."""
-    if not all(part.strip().isdecimal() and int(part) for part in text.split(",")):
-        raise ValueError(f"{text!r}: expected positive whole numbers with commas, as in 16,32,64")
+    if not all(_is_positive(part.strip()) for part in text.split(",")):
+        raise ValueError(f"{_short(text)}: expected positive whole numbers with commas, as in 16,32,64")
     return tuple(int(part) for part in text.split(","))
 
 
@@ -51,15 +69,15 @@ def reals(text: str) -> tuple[float, ...]:
 
 def positive(text: str) -> int:
     """A whole number from 1 on."""
-    if not (text.isdecimal() and int(text)):
-        raise ValueError(f"{text!r}: expected a whole number from 1 on")
+    if not _is_positive(text):
+        raise ValueError(f"{_short(text)}: expected a whole number from 1 to {MOST}")
     return int(text)
 
 
 def seed(text: str) -> int:
     """A whole number that NumPy and JAX both take as a seed."""
-    if not (text.isdecimal() and int(text) < 2**32):
-        raise ValueError(f"{text!r}: expected a whole number from 0 to {2**32 - 1}")
+    if not _is_whole(text, 2**32 - 1):
+        raise ValueError(f"{_short(text)}: expected a whole number from 0 to {2**32 - 1}")
     return int(text)
 
 
@@ -93,7 +111,7 @@ def settings(pairs: Iterable[str]) -> dict[str, str]:
 def orders(texts: Iterable[str]) -> int | tuple[tuple[str, ...], ...]:
     """One number of orders to draw, or an order `A,B,C` for each word."""
     first, *more = texts = list(texts)
-    if not more and first.isdecimal() and int(first):
+    if not more and _is_positive(first):
         return int(first)
     return tuple(tuple(text.split(",")) for text in texts)
 

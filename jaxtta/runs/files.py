@@ -1,24 +1,16 @@
 """Files that are written whole or not at all, whenever a run is killed."""
 
 import contextlib
+import functools
 import json
 import math
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxtta import names
+from jaxtta import names, written
 from jaxtta.core import InputError
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write a file under, which takes the place of `path` when it is whole; its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(names.native(f".{names.text(path.name)}.tmp"))
-    yield temporary
-    os.replace(temporary, path)
+from jaxtta.written import replacing
 
 
 def write_text(path: Path, text: str) -> None:
@@ -32,20 +24,52 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(_finite(value), indent=1, default=str) + "\n")
 
 
-def check_free(out: Path, mark: str, what: str, *, overwrite: bool) -> None:
-    """Raises InputError where a folder has other things than what is to be written, or has that and may not lose it.
+@contextlib.contextmanager
+def own_folder(out: Path, mark: str, what: str, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to write into, in which nobody else writes meanwhile; what was not written to its end is removed.
 
     Args:
         out: the folder.
-        mark: the file that tells what it holds.
+        mark: the file that is there once all is.
         what: is to be written, with its article.
         overwrite: whether one that is there may be replaced.
+
+    Raises:
+        InputError: it holds what jaxtta did not write, or what is to be written and may not be replaced.
     """
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if not (out / mark).is_file():
-            raise InputError(f"{out}: not empty and holds no {what.split()[-1]}; give another folder")
-        if not overwrite:
-            raise InputError(f"{out}: already holds {what}; add `overwrite` to replace it, or give another folder")
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file of that name is in the way; give another folder")
+    theirs = written.foreign(out)
+    if theirs is not None:
+        told = "" if (out / written.LIST).is_file() else f" and holds no {what.split()[-1]} of jaxtta"
+        raise InputError(f"{out}: not empty{told}: {theirs.name} is not its own; give another folder")
+    if (out / mark).is_file() and not overwrite:
+        raise InputError(f"{out}: already holds {what}; add `overwrite` to replace it, or give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    folder = written.Written(out)
+    try:
+        yield out
+    finally:
+        folder.close()
+        folder.remove(keep=(written.LIST,), temporary_alone=True)
+        if [path.name for path in out.iterdir()] == [written.LIST]:  # nothing came of it
+            folder.remove()
+            out.rmdir()
+
+
+def in_own_folder(mark: str, what: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+    """A work of a plan, done in the `own_folder` that is `plan.out`."""
+
+    def of(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        @functools.wraps(work)
+        def run(plan: Any) -> Any:
+            with own_folder(plan.out, mark, what, overwrite=plan.overwrite):
+                return work(plan)
+
+        return run
+
+    return of
 
 
 def differing(one: Any, other: Any) -> tuple[Any, Any]:

@@ -4,8 +4,6 @@ from."""
 import contextlib
 import functools
 import json
-import os
-import shutil
 import signal
 import threading
 import time
@@ -15,18 +13,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxtta import checkpoint
+from jaxtta import checkpoint, written
 from jaxtta.core import InputError, Tree
 from jaxtta.distributed import together
 from jaxtta.runs.files import differing, write_json
 
-try:
-    import fcntl
-except ImportError:  # where a system cannot lock, two runs in one folder are not told apart
-    fcntl = None
-
-RUN, STATE, LOCK = "run.json", "resume", ".lock"
-BEFORE_RUN = {LOCK, f".{RUN}.tmp"}  # what a run leaves that was killed before it had a record
+RUN, STATE = "run.json", "resume"
+# What a run leaves that was killed before it had a record.
+BEFORE_RUN = {written.LIST, written.temporary(Path(RUN)).name}
 REMOVED = "removed"  # status while a run is taken away for another
 SAVE_SECONDS = 60.0
 PATIENCE = 10.0  # seconds in which a run that is asked to stop looks for a place to save at
@@ -78,15 +72,16 @@ class RunFolder:
         self.out, self.share, self.record = Path(out), share, {}
         self._overwrite, self._resume = overwrite, resume
         self._before: dict[str, Any] | None = None
-        self._lock: int | None = None
+        self._written: written.Written | None = None
         self._scratch: Sequence[str] = ()
         self._handlers: dict[int, Any] = {}
         self._waits, self._asked, self._saved = False, None, 0.0
 
     def __enter__(self) -> "RunFolder":
-        """Raises InputError when the folder holds a run and neither flag is given, other files, or a live run."""
+        """Raises InputError when the folder holds a run and neither flag is given, a file that no run wrote, or a live
+        run."""
         self._before = together(self._look)
-        if (self.out / RUN).is_file():
+        if (self.out / RUN).is_file() and not self.share.number:
             self._keep_others_out()
         if threading.current_thread() is threading.main_thread():
             ignored = {number for number in SIGNALS if signal.getsignal(number) in (signal.SIG_IGN, None)}
@@ -96,12 +91,9 @@ class RunFolder:
     def __exit__(self, *_) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if self._lock is not None:
-            lock, self._lock = self._lock, None
-            try:
-                (self.out / LOCK).unlink(missing_ok=True)
-            finally:
-                os.close(lock)
+        if self._written is not None:
+            self._written.close()
+            self._written = None
 
     def _look(self) -> dict[str, Any] | None:
         """The `run.json` of the run to resume; None to begin one."""
@@ -114,22 +106,20 @@ class RunFolder:
             raise InputError(f"{out}: a file of that name is in the way; give another folder")
         if BEFORE_RUN.issuperset(path.name for path in out.iterdir()):
             return None
-        if not (out / RUN).is_file():
-            raise InputError(f"{out}: not empty and holds no run of jaxtta; give another folder")
-        if self._overwrite:
-            return None
+        if not (out / RUN).is_file() or not (out / written.LIST).is_file():
+            raise InputError(f"{out}: not empty and holds no run of this jaxtta; give another folder")
         try:
-            record = json.loads((out / RUN).read_text())
-            if not isinstance(record, dict):
-                raise ValueError("no object")
-        except ValueError as error:
+            record = written.read_json(out / RUN)
+        except InputError as error:
             if self._resume:
-                raise InputError(f"{out / RUN}: not readable ({error}); start anew with `overwrite`") from error
-        if isinstance(record, dict) and record.get("status") == REMOVED:
-            return None
-        if not self._resume:
+                raise InputError(f"{error}; start anew with `overwrite`") from error
+        removed = record is not None and record.get("status") == REMOVED
+        if not (self._overwrite or self._resume or removed):
             raise InputError(f"{out}: already holds a run; add `resume` to go on with it or `overwrite` to replace it")
-        return record
+        theirs = written.foreign(out)
+        if theirs is not None:
+            raise InputError(f"{theirs}: not written by jaxtta, which leaves it alone; move it, or give another folder")
+        return None if self._overwrite or removed else record
 
     def begin(
         self,
@@ -166,6 +156,7 @@ class RunFolder:
                 self._tidy()
                 return False
         together(lambda: self.share.number == 0 and self._make(reads))
+        together(self._keep_others_out)
         self.record = {"status": "running", **identity, **told}
         if not isinstance(told.get("devices"), list):
             self.record["device"] = str(jax.devices()[0])
@@ -183,7 +174,9 @@ class RunFolder:
 
     def _tidy(self) -> None:
         for name in self._scratch:
-            shutil.rmtree(self.out / self.share.file(name), ignore_errors=True)
+            with contextlib.suppress(OSError):  # of a finished run that is only looked at, on a disk that is read-only
+                self._keep_others_out()
+                self._written.remove(self.share.file(name))
 
     @contextlib.contextmanager
     def steps(self) -> Iterator[None]:
@@ -214,7 +207,7 @@ class RunFolder:
     def load(self, like: Tree, *, name: str = STATE) -> tuple[Tree, dict[str, Any]] | None:
         """What was saved, and what was told of it; None when nothing was."""
         path = self.out / self.share.file(name)
-        return checkpoint.load_state(path, like) if path.is_dir() else None
+        return checkpoint.load_state(path, like) if (path / checkpoint.MANIFEST).is_file() else None
 
     def _check_same(self, identity: dict[str, Any], elsewhere: Collection[str]) -> None:
         before = dict(self._before)
@@ -240,30 +233,16 @@ class RunFolder:
         self._keep_others_out()
         if self._look() != self._before:  # another run has been here since the folder was looked at
             raise InputError(f"{out}: another run has written there meanwhile; start this one again")
-        remains = [path for path in out.iterdir() if path.name not in {*BEFORE_RUN, RUN}]
-        if self._before is not None:  # temporary files of a run that was killed
-            remains = [path for path in remains if path.name.startswith(".") and path.suffix in (".tmp", ".old")]
-        elif remains:  # a run that is stopped here is neither the old one nor the new one
-            write_json(out / RUN, {"status": REMOVED})
-        for path in remains:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if self._before is not None:
+            self._written.remove(temporary_alone=True)
+        elif {path.name for path in out.iterdir()} - BEFORE_RUN - {RUN}:
+            write_json(out / RUN, {"status": REMOVED})  # a run that is stopped here is neither the old nor the new one
+            self._written.remove(keep=(RUN, written.LIST))
 
     def _keep_others_out(self) -> None:
-        """Locks the folder for this run; the system gives it free when the process ends, however it ends."""
-        if self._lock is not None or self.share.number or fcntl is None:
-            return
-        lock = os.open(self.out / LOCK, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = os.fstat(lock).st_ino == (self.out / LOCK).stat().st_ino  # else its owner has just removed it
-        except (BlockingIOError, FileNotFoundError):
-            taken = False
-        except OSError:  # a file system that has no locks
-            taken = True
-        if not taken:
-            os.close(lock)
-            raise InputError(f"{self.out}: another run is at work in this folder; wait for it, or give another folder")
-        self._lock = lock
+        """Locks the folder for this run, and puts on its list what is written there from now on."""
+        if self._written is None:
+            self._written = written.Written(self.out, number=self.share.number)
 
     def _write_record(self) -> dict[str, Any]:
         """Writes `run.json` for all processes and returns it."""
@@ -282,6 +261,9 @@ class RunFolder:
     def _signalled(self, number: int, _) -> None:
         first, self._asked = self._asked is None, (number, time.perf_counter())
         if not (first and self._waits):
+            before = self._handlers.get(number)
+            if callable(before) and before is not signal.default_int_handler:  # ends the process, in its own way
+                before(number, None)
             self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:

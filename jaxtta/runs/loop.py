@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtta import progress
+from jaxtta import progress, run
 from jaxtta.core import InputError, Learner, Tree
 from jaxtta.data.prefetch import prefetch
 from jaxtta.runs import results
@@ -100,7 +100,7 @@ def fit(
     if saved is not None:
         state, log = jax.device_put(saved[0]), saved[1]["log"]
         sums, spent = saved[1].get("sums", {}), saved[1].get("spent", 0.0)
-    done, rows, began = int(state.step), len(log), 0.0
+    done, rows, began, advance = int(state.step), len(log), 0.0, None
 
     def save() -> None:
         if export is not None:
@@ -117,7 +117,8 @@ def fit(
             for epoch in range(first, last):
                 start = min(max(done - epoch * steps, 0), steps)
                 for batch in batches(epoch, range(start, steps)):
-                    state, info = learner.step(key, state, batch)
+                    advance = advance or run.afforded(learner.step, key, state, batch)
+                    state, info = advance(key, state, batch)
                     done += 1
                     if waiting is not None:  # of the step before, while this one is under way
                         sums = _added(sums, waiting)

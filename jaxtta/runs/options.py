@@ -10,6 +10,7 @@ from jaxtta.core import InputError, Method, Select, Source, Task, everything, ma
 from jaxtta.methods import METHODS
 from jaxtta.models import Model
 from jaxtta.monitor import monitored
+from jaxtta.plans import words
 from jaxtta.plans.methods import LEARNING_RATE
 from jaxtta.wrappers import episodic, guarded, mirrored, one_by_one, predicting_before, repeat
 
@@ -139,9 +140,10 @@ def _number(key: str, text: str) -> float:
 
 
 def _whole(key: str, text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise InputError(f"{key} is {text!r}; expected a whole number from 1 on, as in 16")
-    return int(text)
+    try:
+        return words.positive(text)
+    except ValueError as error:
+        raise InputError(f"{key} is {error}, as in 16") from None
 
 
 def _truth(key: str, text: str) -> bool:
@@ -162,6 +164,6 @@ def _selection(text: str) -> Select:
         return SELECTIONS[text]
     try:
         return matching(text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         names = " or ".join(SELECTIONS)
         raise InputError(f"select is {text!r}: neither {names} nor a regular expression ({error})") from error

@@ -13,7 +13,7 @@ from scipy import stats as distributions
 from jaxtta import names
 from jaxtta.core import Task
 from jaxtta.data.cases import Case
-from jaxtta.runs.files import replacing
+from jaxtta.written import replacing
 
 TABLE = "predictions.csv"
 TEXT = ("domain", "name", "source", "arm", "part", "by", "protocol", "method", "family", "grade", "event")
@@ -29,9 +29,10 @@ class Table:
         self.start = list(rows)
 
     def __enter__(self) -> "Table":
-        self.file = open(self.path, "w", newline="", **names.ENCODING)
-        for row in self.start:
-            self.add(row)
+        with replacing(self.path) as part, open(part, "w", newline="", **names.ENCODING) as self.file:
+            for row in self.start:
+                self.add(row)
+        self.file = open(self.path, "a", newline="", **names.ENCODING)
         return self
 
     def __exit__(self, *_) -> None:
@@ -55,7 +56,7 @@ def in_order(rows: Sequence[dict], cases: Sequence[Case]) -> list[dict]:
 
 def write_rows(path: Path, rows: Sequence[dict]) -> None:
     """Writes a whole table at once, or not at all, making its folder if need be."""
-    with replacing(path) as temporary, Table(temporary, rows):
+    with Table(path, rows):
         pass
 
 

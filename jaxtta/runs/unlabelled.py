@@ -8,6 +8,7 @@ import numpy as np
 from jaxtta.core import Task
 from jaxtta.data.cases import Case
 from jaxtta.data.prefetch import completed
+from jaxtta.written import mapped
 
 
 class Windows:
@@ -37,7 +38,7 @@ class Windows:
         folder.mkdir(parents=True, exist_ok=True)
         shape = (int(ends[-1]), *preprocessing.size, preprocessing.channels)
         self._folder = folder
-        self.images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.float32, shape)
+        self.images = mapped(folder / "images.npy", np.float32, shape)
         self.varied = np.zeros(len(self.images), bool)
 
         def prepare(case: Case) -> None:

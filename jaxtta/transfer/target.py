@@ -12,6 +12,7 @@ from jaxtta.core import Source, Task
 from jaxtta.data.cases import Case
 from jaxtta.runs.unlabelled import Windows
 from jaxtta.transfer.lftm import METRICS, over_sources, segment, stacked
+from jaxtta.written import mapped
 
 ONE = 65535  # a probability of 1 as it is kept
 WINDOWS = {2: 4, 3: 1}  # of 2-D and 3-D networks, how many all sources are shown at once
@@ -43,7 +44,7 @@ class Target(Windows):
 
     def array(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         """A new array on disk with a first axis of windows."""
-        return np.lib.format.open_memmap(self._folder / f"{name}.npy", "w+", dtype, (len(self), *shape))
+        return mapped(self._folder / f"{name}.npy", dtype, (len(self), *shape))
 
     def kept(self, name: str) -> np.ndarray:
         """An array that an earlier run of the same left on disk."""

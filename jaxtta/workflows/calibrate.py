@@ -55,7 +55,7 @@ def calibrate(plan: Calibration, folder: RunFolder) -> dict[str, Any]:
     if not folder.begin(identity, [loaded.path, *checked.files], scratch=[STATE], **told):
         return folder.record
     found, known = asked(subject, home, folder, out=folder.out, target=bool(plan.target), quiet=plan.quiet)
-    save(folder.out, subject, known, found, images, among_others=True)
+    save(folder.out, subject, known, found, images)
     return folder.finish(**found)
 
 
@@ -117,21 +117,12 @@ def calibrate_best(folder: RunFolder, cases: list[Case], *, seed: int, quiet: bo
     return found
 
 
-def save(
-    path: Path,
-    subject: Subject,
-    known: Tree,
-    found: dict[str, Any],
-    images: list[str],
-    *,
-    among_others: bool = False,
-) -> None:
+def save(path: Path, subject: Subject, known: Tree, found: dict[str, Any], images: list[str]) -> None:
     """Writes the calibrated source model."""
     loaded = subject.loaded
     source = loaded.source._replace(calibration=known)
     provenance = {**loaded.manifest["provenance"], "calibration": {**found, "seed": subject.seed, "images": images}}
-    parts = (loaded.model, source, loaded.task, loaded.preprocessing)
-    checkpoint.save(path, *parts, provenance=provenance, among_others=among_others)
+    checkpoint.save(path, loaded.model, source, loaded.task, loaded.preprocessing, provenance=provenance)
 
 
 def describe(record: dict[str, Any]) -> str:

@@ -11,15 +11,15 @@ from jaxtta.data.labels import check_labels
 from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.plans import Conversion
-from jaxtta.runs.files import check_free
+from jaxtta.runs.files import in_own_folder, own_folder
 from jaxtta.torch_export import Exported, export_module, read_program
 from jaxtta.torch_import import convert, expected_names, read_state_dict
 from jaxtta.workflows.recognition import kind_of, refuse_families
 
 
+@in_own_folder(checkpoint.MANIFEST, "a checkpoint")
 def convert_file(plan: Conversion) -> dict[str, Any]:
     """Converts a file of weights or of an exported network, or an nnU-Net's folder; returns the manifest."""
-    check_free(plan.out, checkpoint.MANIFEST, "a checkpoint", overwrite=plan.overwrite)
     if plan.weights.is_dir():
         return _convert_folder(plan)
     if plan.folds:
@@ -88,13 +88,12 @@ def from_torch(
     Raises:
         InputError: torch is missing, the network cannot be exported, or does not fit the task or the preprocessing.
     """
-    out = Path(out)
-    check_free(out, checkpoint.MANIFEST, "a checkpoint", overwrite=overwrite)
-    exported = export_module(module, example, mean=mean, std=std)
-    prepared = preprocessing or _preprocessing(exported, task, mask_values=mask_values)
-    name = f"{type(module).__module__}.{type(module).__qualname__}"
-    _save(out, exported, task, prepared, {"command": "from_torch", "module": name})
-    return checkpoint.load(out)
+    with own_folder(Path(out), checkpoint.MANIFEST, "a checkpoint", overwrite=overwrite) as folder:
+        exported = export_module(module, example, mean=mean, std=std)
+        prepared = preprocessing or _preprocessing(exported, task, mask_values=mask_values)
+        name = f"{type(module).__module__}.{type(module).__qualname__}"
+        _save(folder, exported, task, prepared, {"command": "from_torch", "module": name})
+        return checkpoint.load(folder)
 
 
 def _preprocessing(exported: Exported, task: Task, *, size: Any = None, mask_values: Any = None) -> kinds.Kind:

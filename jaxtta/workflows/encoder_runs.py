@@ -25,6 +25,7 @@ from jaxtta.models import Model, features
 from jaxtta.plans import SourceTraining
 from jaxtta.runs import fitting, loop, results, writing
 from jaxtta.workflows.train import train_network
+from jaxtta.written import mapped, note
 
 LEAST = 1e-6  # of a channel's deviation: one that is constant stays so
 
@@ -112,7 +113,7 @@ class Linear:
             maps = np.asarray(self._features(source, np.resize(images, (plan.batch, *images.shape[1:]))))[: len(some)]
             if not first:
                 path, shape = plan.out / fitting.PREPARED / "maps.npy", (len(self._items), *maps.shape[1:])
-                self._maps = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                self._maps = mapped(path, np.float32, shape)
             self._maps[first : first + len(some)] = maps
             rows = maps.reshape(-1, maps.shape[-1]).astype(np.float64)
             total, squares, values = total + rows.sum(axis=0), squares + np.square(rows).sum(axis=0), values + len(rows)
@@ -133,8 +134,10 @@ def finetuned(plan: SourceTraining, arms: Arms, encoder: Path | None, out: Path)
     plan = dataclasses.replace(plan, encoder=encoder, out=out, resume=True)
     train_network(plan, arms.task, arms.preprocessing, arms.model.config)
     loaded = checkpoint.load(out / "last")
-    done = out.rename(out.with_name(f".{out.name}.tmp"))  # at once: a part of a run would not be taken for one
-    shutil.rmtree(done)
+    done = out.with_name(f".{out.name}.tmp")
+    note(done, whole=True)
+    shutil.rmtree(done, ignore_errors=True)  # left by a killed run
+    shutil.rmtree(out.rename(done))  # at once: a part of a run would not be taken for one
     source, predict = jax.device_put(loaded.source), run.compiled_predictor(loaded.model, arms.task, stats.source())
     return lambda images: predict(source, images)
 

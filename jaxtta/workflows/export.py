@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jaxtta import checkpoint, stablehlo
 from jaxtta.core import given
 from jaxtta.plans import Export
-from jaxtta.runs.files import check_free
+from jaxtta.runs.files import in_own_folder
 from jaxtta.runs.options import build_method, default_method
 
 
+@in_own_folder(stablehlo.RECORD, "an export")
 def export_method(plan: Export) -> dict[str, Any]:
     """Exports a method, guarded as `adapt` runs it, for an image of the checkpoint's size; returns `export.json`."""
-    check_free(plan.out, stablehlo.RECORD, "an export", overwrite=plan.overwrite)
     stablehlo.require_flatbuffers()
     loaded = checkpoint.load(plan.source)
     name = plan.method or default_method(loaded.source)
