@@ -18,6 +18,9 @@ from jaxtta import memory as memory
 from jaxtta import methods as methods
 from jaxtta import metrics as metrics
 from jaxtta import models as models
+from jaxtta import monitor as monitor
+from jaxtta import names as names
+from jaxtta import nnunet_import as nnunet_import
 from jaxtta import objectives as objectives
 from jaxtta import plans as plans
 from jaxtta import plots as plots

@@ -231,42 +231,8 @@ class Streams:
         with progress.doing("compiling"):
             lowered = self._program.lower(key, self.put(tick), self._source, states, self.put(images))
             self._step = lowered.compile()
-        check_memory(self._step)
+        memory.check_memory(self._step)
         return self._step
-
-
-def check_memory(program: Any) -> None:
-    """Raises InputError where a compiled program takes more memory than its device has left: on the host the system
-    would end the process without a word."""
-    device, needed = jax.local_devices()[0], program.memory_analysis()
-    if needed is None:
-        return
-    beside = needed.output_size_in_bytes - needed.alias_size_in_bytes  # its arguments are there
-    needed = needed.temp_size_in_bytes + max(beside, 0)
-    if device.platform == "cpu":
-        there = memory.available()
-    else:
-        told = device.memory_stats() or {}
-        there = told["bytes_limit"] - told["bytes_in_use"] if "bytes_limit" in told else None
-    if there is not None and needed > there:
-        raise InputError(
-            f"a step takes {needed / 2**30:.1f} GB of memory, and {there / 2**30:.1f} GB are left on {device}; give a "
-            "smaller `batch`, `size`, `width` or `features`"
-        )
-
-
-def afforded(step: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-    """A compiled function of `compiled_learner`, for arguments like these, that the memory is there for; any other
-    function as it is.
-
-    Raises:
-        InputError: there is less.
-    """
-    if not hasattr(step, "lower"):
-        return step
-    program = step.lower(*arguments).compile()
-    check_memory(program)
-    return program
 
 
 def use_compilation_cache(folder: Path) -> None:

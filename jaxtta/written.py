@@ -211,3 +211,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: not readable (no object)")
     return value
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folders in a folder that hold a run of jaxtta, whose masks and pictures are no images."""
+    return [record.parent for record in sorted(folder.glob("*/run.json")) if is_run(record.parent)]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run of jaxtta."""
+    try:
+        record = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and record.get("status") in ("running", "finished", "removed")

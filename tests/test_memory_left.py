@@ -47,12 +47,12 @@ def test_a_step_that_needs_more_than_is_left_is_not_begun(monkeypatch):
         return jnp.sum(jnp.sort(values[:, None] * values[None]))
 
     step, values = run.compiled_function(step), jax.ShapeDtypeStruct((1000,), jnp.float32)
-    assert run.afforded(step, values)(jnp.ones(1000)) == 1e6
+    assert memory.afforded(step, values)(jnp.ones(1000)) == 1e6
     monkeypatch.setattr(memory, "available", lambda: None)
-    run.afforded(step, values)
+    memory.afforded(step, values)
     monkeypatch.setattr(memory, "available", lambda: 1_000_000)
     with pytest.raises(InputError, match=r"a step takes 0\.0 GB of memory, and 0\.0 GB are left .* smaller `batch`"):
-        run.afforded(step, values)
+        memory.afforded(step, values)
 
 
 def test_errors_of_the_machine_are_told_from_others():

@@ -168,6 +168,7 @@ def test_the_public_names_are_the_commands_and_the_modules():
 def test_the_stub_has_every_public_name():
     stub = ast.parse(Path(jaxtta.__file__).with_suffix(".pyi").read_text())
     names = {a.asname for node in stub.body if isinstance(node, ast.ImportFrom) for a in node.names if a.asname}
+    names |= {node.name for node in stub.body if isinstance(node, ast.FunctionDef) and node.name in jaxtta.FUNCTIONS}
     assert names == {*jaxtta.MODULES, *jaxtta.FUNCTIONS}
     calls = [node for node in stub.body if isinstance(node, ast.Assign) and node.value.func.id == "_taking"]
     taken = {node.targets[0].id: node.value.args[0].attr for node in calls}

@@ -7,7 +7,6 @@ A volume of several modalities is one 4-D file, or one file for each: in a folde
 and on, as nnU-Net names them (its mask is `NAME.nii.gz`); in a list the columns `image`, `image2` and on.
 """
 
-import json
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,7 @@ from jaxtta.core import InputError
 from jaxtta.data.formats import bare, module, suffixes
 from jaxtta.data.lists import file_in, read_list
 from jaxtta.names import composed, path_of, text
+from jaxtta.written import is_run
 
 MODALITY = re.compile(r"_(\d{4})$")
 
@@ -62,19 +62,6 @@ def kind_of(images: Path) -> str:
     return "volume" if _has(read_list(images)[1][0][1].get("image", "").strip(), "volume") else "image"
 
 
-def runs_in(folder: Path) -> list[Path]:
-    """The folders in a folder that hold a run of jaxtta, whose masks and pictures are no images."""
-    return [record.parent for record in sorted(folder.glob("*/run.json")) if _is_run(record.parent)]
-
-
-def _is_run(folder: Path) -> bool:
-    try:
-        record = json.loads((folder / "run.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(record, dict) and record.get("status") in ("running", "finished", "removed")
-
-
 def modalities_of(images: Path) -> int | None:
     """How many modalities the names of a folder's volumes, or the columns of a list, tell of; None where none do."""
     images = Path(images)
@@ -103,7 +90,7 @@ def _files(folder: Path, kind: str, *, leave_out: Path | None = None) -> list[Pa
         kept = []
         for name in sorted(folders):
             target = (Path(parent) / name).resolve()
-            if not name.startswith(".") and target not in visited and not _is_run(target):
+            if not name.startswith(".") and target not in visited and not is_run(target):
                 visited.add(target)
                 kept.append(name)
         folders[:] = kept

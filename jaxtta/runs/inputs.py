@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from jaxtta import names, progress
+from jaxtta import names, progress, written
 from jaxtta.core import InputError, Task
-from jaxtta.data.cases import Case, find_cases, kind_of, runs_in
+from jaxtta.data.cases import Case, find_cases, kind_of
 from jaxtta.data.kinds import Kind
 from jaxtta.data.prefetch import prefetch
 from jaxtta.data.preprocessing import Preprocessing
@@ -89,7 +89,7 @@ def find_all(
         raise InputError(f"`root` {root} is for the paths of a CSV list, and no list is given; leave it out")
     cases: list[Case] = []
     for i, (folder, name) in enumerate(zip(images, _domains(images))):
-        for run in runs_in(folder):
+        for run in written.runs_in(folder):
             progress.warn(f"{run}: a run of jaxtta; what it holds is passed over")
         domain, above = (name, None) if folder.is_dir() else (None, root)
         kind = {

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxtta import progress, run
+from jaxtta import memory, progress
 from jaxtta.core import InputError, Learner, Tree
 from jaxtta.data.prefetch import prefetch
 from jaxtta.runs import results
@@ -117,7 +117,7 @@ def fit(
             for epoch in range(first, last):
                 start = min(max(done - epoch * steps, 0), steps)
                 for batch in batches(epoch, range(start, steps)):
-                    advance = advance or run.afforded(learner.step, key, state, batch)
+                    advance = advance or memory.afforded(learner.step, key, state, batch)
                     state, info = advance(key, state, batch)
                     done += 1
                     if waiting is not None:  # of the step before, while this one is under way
