@@ -2,9 +2,9 @@
 
 Small versions of 38 networks of nnU-Net (dynamic_network_architectures), MONAI, segmentation_models_pytorch and
 torchvision with random weights and moments. For each: operations of its graph (kinds, and nodes), the largest
-difference from PyTorch of the logits and of the gradients of Σ cos(i) · logit_i in all parameters, each relative to the largest
-value, in float64; seconds of compiling the forward pass in float32, and the time of one as a ratio to PyTorch's, calls
-in turn, the median of the rounds.
+difference from PyTorch of the logits and of the gradients of Σ cos(i) · logit_i in all parameters, each relative to
+the largest value, in float64; seconds of compiling the forward pass in float32, and the time of one as a ratio to
+PyTorch's, calls in turn, the median of the rounds.
 
     python -m experiments.torch_networks [WORD ...] --rounds 5
 
