@@ -1,9 +1,9 @@
 """PyTorch networks that people have, as graphs in JAX: are they equal, and how long do they take?
 
-Small versions of 38 networks of nnU-Net (dynamic_network_architectures), MONAI, segmentation_models_pytorch and
+Small versions of 40 networks of nnU-Net (dynamic_network_architectures), MONAI, segmentation_models_pytorch and
 torchvision with random weights and moments. For each: operations of its graph (kinds, and nodes), the largest
-difference from PyTorch of the logits and of the gradients of Σ cos(i) · logit_i in all parameters, each relative to the
-largest value, in float64; seconds of compiling the forward pass in float32, and the time of one as a ratio to
+difference from PyTorch of the logits and of the gradients of Σ cos(i) · logit_i in all parameters, each relative to
+the largest value, in float64; seconds of compiling the forward pass in float32, and the time of one as a ratio to
 PyTorch's, calls in turn, the median of the rounds.
 
     python -m experiments.torch_networks [WORD ...] --rounds 5
@@ -60,15 +60,15 @@ def _smp(name: str, encoder: str) -> Callable[[], nn.Module]:
 
 
 def _torchvision(name: str) -> Callable[[], nn.Module]:
-    _without_custom_kernels()
-    make = getattr(import_module("torchvision.models.segmentation"), name)
-    return lambda: make(weights=None, weights_backbone=None, num_classes=3)
+    module = "torchvision.models.segmentation"
+    return lambda: getattr(import_module(module), name)(weights=None, weights_backbone=None, num_classes=3)
 
 
 def _without_custom_kernels() -> None:
     """Lets torchvision be imported where its compiled kernels do not fit torch; these networks use none."""
     with contextlib.suppress(RuntimeError):  # they fit
-        torch.library.define("torchvision::nms", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
 
 
 def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:

@@ -19,19 +19,8 @@ COMMANDS = (
 )
 MODULES = (
     *("benchmarks", "calibration", "checkpoint", "cli", "core", "data", "distributed", "encoders", "errors", "losses"),
-    *(
-        "memory",
-        "methods",
-        "metrics",
-        "models",
-        "monitor",
-        "names",
-        "nnunet_import",
-        "objectives",
-        "plans",
-        "plots",
-        "progress",
-    ),
+    *("memory", "methods", "metrics", "models", "monitor", "names", "nnunet_import", "objectives", "plans", "plots"),
+    "progress",
     *("readable", "reports", "resize", "run", "runs", "schedule", "segmentation", "stablehlo", "stats", "style"),
     *("synthetic", "torch_export", "torch_import", "torch_program", "torch_variables", "transfer", "trees", "views"),
     *("workflows", "wrappers", "written"),

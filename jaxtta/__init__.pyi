@@ -83,6 +83,7 @@ pretrain = _taking(plans.Pretraining, _json)
 evaluate_encoder = _taking(plans.Evaluation, _json)
 convert = _taking(plans.Conversion, _json)
 export = _taking(plans.Export, _json)
+doctor = _taking(plans.Doctor, _json)
 demo = _taking(plans.Demo, _dice)
 synthesize = _taking(plans.Synthesis, _folders)
 

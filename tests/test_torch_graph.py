@@ -15,15 +15,32 @@ from jaxtta.methods import METHODS
 from jaxtta.models import MOMENTS, build
 from jaxtta.models.aten import OPERATIONS, SIZES
 from jaxtta.models.heads import FEATURES, PIXELS
+from jaxtta.models.layouts import Laid, plain
 from jaxtta.models.torch_graph import NORM_LAYERS, nested
 from jaxtta.torch_import import convert, read_state_dict
 from jaxtta.workflows.recognition import kind_of, refuse_families
 
 GOLDENS = Path(__file__).parent / "goldens" / "torch_graph"
 NAMES = sorted(path.stem for path in GOLDENS.glob("*.json"))
-# PyTorch decomposes these before they come to a graph, or they came from programs that were decomposed already.
-UNSEEN = {"narrow", "baddbmm", "fill", "unflatten", "relu6", "sym_sub", "sym_truediv", "sym_mod", "sym_neg", "sym_pow"}
-UNSEEN |= {"sym_max", "sym_min", "sym_float", "sym_int", "sym_ceil", "sym_floor", "scalar_tensor", "rsub", "square"}
+# PyTorch decomposes most of these before they come to a graph; programs that were decomposed otherwise have them.
+ALONE = {
+    "flatten": (lambda x: x.reshape(2, 12, 5), {"start_dim": 1, "end_dim": 2}),
+    "unflatten": (lambda x: x.reshape(2, 3, 2, 2, 5), {"dim": 2, "sizes": [-1, 2]}),
+    "chunk": (lambda x: x[..., :3], {"dim": 3, "chunks": 2}),
+    "narrow": (lambda x: x[:, 1:3], {"dim": 1, "start": 1, "length": 2}),
+    "fill": (lambda x: np.full_like(x, 3), {"value": 3.0}),
+    "relu6": (lambda x: np.clip(x, 0, 6), {}),
+    "square": (np.square, {}),
+    "rsub": (lambda x: 2 - x, {"other": 2}),
+    "cast": (lambda x: x.astype(np.int32), {"dtype": np.int32}),
+    "baddbmm": (lambda x: 2 * x + x @ np.swapaxes(x, 2, 3), {"batch1": "x", "batch2": "x^T", "beta": 2}),
+}
+NUMBERS = {
+    "sym_sub": (7, 2, 5), "sym_truediv": (7, 2, 3.5), "sym_mod": (7, 2, 1), "sym_pow": (7, 2, 49), "sym_neg": (7, -7),
+    "sym_max": (7, 2, 7), "sym_min": (7, 2, 2), "sym_float": (7, 7.0), "sym_int": (7.5, 7), "sym_ceil": (7.5, 8),
+    "sym_floor": (7.5, 7), "sym_floordiv": (7, 2, 3),
+}  # fmt: skip
+UNSEEN = {*ALONE, *NUMBERS, "scalar_tensor"}
 
 
 def config_of(name):
@@ -88,6 +105,27 @@ def test_the_goldens_have_every_operation():
     seen = {node["op"] for name in NAMES for node in config_of(name)["graph"]["nodes"]}
     assert seen <= {*OPERATIONS, *SIZES, *NORM_LAYERS}
     assert {*OPERATIONS, *SIZES, *NORM_LAYERS} - seen - UNSEEN == set()
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize("name", ALONE)
+def test_operations_that_pytorch_decomposes(name, is_last):
+    expected, options = ALONE[name]
+    shape = (2, 3, 4, 4) if name == "baddbmm" else (2, 3, 4, 5)
+    x = np.random.default_rng(0).normal(0, 5, shape).astype(np.float32)
+    given = {"x": x, "x^T": np.swapaxes(x, 2, 3)}
+    laid = {key: Laid(jnp.asarray(np.moveaxis(a, 1, -1) if is_last else a), is_last) for key, a in given.items()}
+    options = {key: laid.get(value, value) if isinstance(value, str) else value for key, value in options.items()}
+    result = OPERATIONS[name](x=laid["x"], **options)
+    result = result[0] if isinstance(result, list) else result
+    assert result.shape == expected(x).shape
+    close(plain(result), expected(x), 1e-5)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_sizes(name):
+    *numbers, expected = NUMBERS[name]
+    assert SIZES[name](*numbers) == expected
 
 
 def test_what_is_found_in_a_graph():
@@ -242,3 +280,89 @@ def test_half_precision_weights_become_float32(tmp_path):
     np.savez(tmp_path / "half.npz", **arrays)
     source = convert(read_state_dict(tmp_path / "half.npz")).source
     assert {leaf.dtype for leaf in jax.tree.leaves(source)} == {np.dtype(np.float32)}
+
+
+def torch_unet():
+    torch = pytest.importorskip("torch")
+    torch_networks = pytest.importorskip("torch_networks")
+    return torch, torch_networks.network("unet").float()
+
+
+def exporting():
+    """PyTorch and its parts warn of their own plans."""
+    return pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.slow
+@exporting()
+def test_from_torch_end_to_end(tmp_path):
+    torch, module = torch_unet()
+    from jaxtta import from_torch
+
+    module.train()
+    made = from_torch(module, torch.rand(1, 3, 16, 16), task=Task(2), out=tmp_path / "c")
+    assert module.training and made.model.config["size"] is None and made.preprocessing.size == (16, 16)
+    assert any("sigmoid" in note for note in made.manifest["provenance"]["notes"])
+    assert any("of 2 outputs number 2" in note for note in made.manifest["provenance"]["notes"])
+    images = torch.rand(3, 3, 24, 16)
+    with torch.no_grad():
+        wanted = torch.logit(module.eval()(images)["out"]).numpy()
+    close(
+        np.moveaxis(logits_of(made.model, made.source, jnp.asarray(images.permute(0, 2, 3, 1).numpy())), -1, 1),
+        wanted,
+        1e-4,
+    )
+    with pytest.raises(InputError, match="the task has 3 classes, the network 2"):
+        from_torch(module, torch.rand(1, 3, 16, 16), task=Task(3), out=tmp_path / "d")
+    with pytest.raises(InputError, match="`overwrite`"):
+        from_torch(module, torch.rand(1, 3, 16, 16), task=Task(2), out=tmp_path / "c")
+
+
+@pytest.mark.slow
+@exporting()
+def test_convert_of_a_saved_program_and_of_what_is_none(tmp_path):
+    torch, module = torch_unet()
+    import jaxtta
+
+    torch.export.save(torch.export.export(module.eval(), (torch.rand(2, 3, 16, 16),)), tmp_path / "net.pt2")
+    manifest = jaxtta.convert(weights=tmp_path / "net.pt2", out=tmp_path / "c")
+    assert manifest["model"]["size"] == [16, 16] and manifest["provenance"]["command"] == "convert"
+    torch.save(module, tmp_path / "module.pth")
+    torch.jit.trace(torch.nn.Conv2d(1, 1, 1), torch.rand(1, 1, 4, 4)).save(tmp_path / "script.pt")
+    for name, words in {"module.pth": r"a pickled module \(.*Unet\)", "script.pt": "TorchScript"}.items():
+        with pytest.raises(InputError, match=words):
+            jaxtta.convert(weights=tmp_path / name, out=tmp_path / "d")
+
+
+@pytest.mark.slow
+@exporting()
+def test_what_cannot_be_exported_is_told_in_one_line():
+    torch = pytest.importorskip("torch")
+    from jaxtta.torch_export import export_module
+
+    class Decides(torch.nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    class Halves(torch.nn.Module):
+        def forward(self, x):
+            return x[..., ::2, ::2]
+
+    for module, words in ((Decides(), "control flow on the values"), (Halves(), "none of the network's 1 outputs")):
+        with pytest.raises(InputError, match=words) as error:
+            export_module(module, torch.rand(1, 3, 8, 8))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@exporting()
+def test_the_whole_table(capsys):
+    pytest.importorskip("monai")
+    pytest.importorskip("segmentation_models_pytorch")
+    torch_networks = pytest.importorskip("experiments.torch_networks")
+    torch_networks.main(["--rounds", "1"])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) >= 36
+    for line in lines:
+        parts = line.split(" | ")
+        assert len(parts) == 10 and max(float(parts[5]), float(parts[6])) < 1e-9, line

@@ -93,7 +93,8 @@ def _broadcastable(value: Laid, rank: int, is_last: bool) -> Array:
 
 def _of_one_dtype(values: dict[str, Any]) -> dict[str, Any]:
     """PyTorch's promotion: floating point wins; an array of one element counts only where its kind does."""
-    arrays = {name: value for name, value in values.items() if isinstance(value, jax.Array) and value.dtype != bool}
+    chosen_by = ("condition", "mask")
+    arrays = {name: value for name, value in values.items() if isinstance(value, jax.Array) and name not in chosen_by}
     floating = [a for a in arrays.values() if jnp.issubdtype(a.dtype, jnp.floating)]
     if not floating and any(isinstance(value, float) for value in values.values()):
         dtype = jnp.result_type(float)
