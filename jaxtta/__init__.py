@@ -4,6 +4,8 @@ Every command of the command line is a function of the same name, whose keywords
 
     jaxtta.adapt(source="source", images=["north/images"], out="result", method="tent")
 
+`jaxtta.from_torch` makes a checkpoint of a PyTorch module.
+
 Importing the package imports nothing heavy: functions and modules are loaded when they are first used.
 """
 
@@ -17,16 +19,19 @@ COMMANDS = (
 )
 MODULES = (
     *("benchmarks", "calibration", "checkpoint", "cli", "core", "data", "distributed", "encoders", "errors", "losses"),
-    *("methods", "metrics", "models", "objectives", "plans", "plots", "resize", "run", "runs", "schedule"),
-    *("segmentation", "stablehlo", "stats", "style", "synthetic", "torch_import", "transfer", "views", "workflows"),
-    "wrappers",
+    *("methods", "metrics", "models", "objectives", "plans", "plots", "readable", "resize", "run", "runs", "schedule"),
+    *("segmentation", "stablehlo", "stats", "style", "synthetic", "torch_export", "torch_import", "torch_program"),
+    *("torch_variables", "transfer", "views", "workflows", "wrappers"),
 )
-__all__ = [*COMMANDS, *MODULES]
+FUNCTIONS = {"from_torch": "workflows.convert"}  # that take what no plan can hold
+__all__ = [*COMMANDS, *FUNCTIONS, *MODULES]
 
 
 def __getattr__(name: str):
     if name in COMMANDS:
         value = import_module("jaxtta.plans").function_of(name)
+    elif name in FUNCTIONS:
+        value = getattr(import_module(f"jaxtta.{FUNCTIONS[name]}"), name)
     elif name in MODULES:
         value = import_module(f"jaxtta.{name}")
     else:

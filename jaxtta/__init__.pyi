@@ -20,6 +20,7 @@ from jaxtta import models as models
 from jaxtta import objectives as objectives
 from jaxtta import plans as plans
 from jaxtta import plots as plots
+from jaxtta import readable as readable
 from jaxtta import resize as resize
 from jaxtta import run as run
 from jaxtta import runs as runs
@@ -29,7 +30,10 @@ from jaxtta import stablehlo as stablehlo
 from jaxtta import stats as stats
 from jaxtta import style as style
 from jaxtta import synthetic as synthetic
+from jaxtta import torch_export as torch_export
 from jaxtta import torch_import as torch_import
+from jaxtta import torch_program as torch_program
+from jaxtta import torch_variables as torch_variables
 from jaxtta import transfer as transfer
 from jaxtta import views as views
 from jaxtta import workflows as workflows
@@ -38,6 +42,7 @@ from jaxtta import wrappers as wrappers
 __version__: str
 COMMANDS: tuple[str, ...]
 MODULES: tuple[str, ...]
+FUNCTIONS: dict[str, str]
 
 _Fields = ParamSpec("_Fields")
 _Plan = TypeVar("_Plan", contravariant=True)
@@ -69,3 +74,15 @@ convert = _taking(plans.Conversion, _json)
 export = _taking(plans.Export, _json)
 demo = _taking(plans.Demo, _dice)
 synthesize = _taking(plans.Synthesis, _folders)
+
+def from_torch(
+    module: Any,
+    example: Any,
+    *,
+    task: core.Task,
+    out: Path | str,
+    preprocessing: data.kinds.Kind | None = None,
+    mean: Any = None,
+    std: Any = None,
+    overwrite: bool = False,
+) -> checkpoint.Checkpoint: ...

@@ -21,10 +21,11 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 import jaxtta
+from jaxtta import readable
 from jaxtta.core import InputError, Source, Task, Tree, encoder_of, paths
 from jaxtta.data import kinds
 from jaxtta.data.labels import check_labels
-from jaxtta.models import Model, build
+from jaxtta.models import ARCHITECTURES, Model, build
 
 FORMAT = 2  # 1 called bias and var of a norm layer shift and variance
 MANIFEST = "manifest.json"
@@ -97,7 +98,7 @@ def save_tree(path: Path, tree: Tree, manifest: dict[str, Any], *, among_others:
         files = _file_digests(temporary / TREE)
         verified = {"sha256": digest(tree), "leaves": leaves, "files": files}
         manifest = {"format": FORMAT, **manifest, "versions": versions(), **verified}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (temporary / MANIFEST).write_text(readable.text(manifest) + "\n")
         if among_others:  # a tree without its manifest is no checkpoint
             (path / MANIFEST).unlink(missing_ok=True)
             _replace(path / TREE, temporary / TREE)
@@ -237,7 +238,7 @@ def save(
         among_others: see `save_tree`.
     """
     manifest = {
-        "kind": "encoder" if set(source.params) == set(encoder_of(source).params) else "model",
+        "kind": "encoder" if _is_encoder(model, source) else "model",
         "model": model.config,
         "task": dataclasses.asdict(task),
         "preprocessing": kinds.to_dict(preprocessing),
@@ -245,6 +246,12 @@ def save(
     }
     trees = {name: tree for name, tree in source._asdict().items() if tree}
     save_tree(path, trees, manifest, among_others=among_others)
+
+
+def _is_encoder(model: Model, source: Source) -> bool:
+    """Whether these are the variables of an encoder alone; what comes from elsewhere has names of its own."""
+    own = model.config["architecture"] in ARCHITECTURES
+    return own and set(source.params) == set(encoder_of(source).params)
 
 
 def load(path: Path, *, kind: str = "model") -> Checkpoint:

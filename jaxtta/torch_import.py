@@ -1,7 +1,7 @@
 """PyTorch weights in: ResUNet state dicts in the released code's names, and torchvision ResNets as encoders.
 
 Kernels turn from OIHW to HWIO, transposed convolutions from IOHW to HWIO (no flip), dense layers are transposed. The
-values keep their dtype: float64 stays float64.
+values keep their dtype, float64 stays float64, but half precision becomes float32, in which adapting computes.
 """
 
 import re
@@ -67,6 +67,19 @@ def convert(
     return Converted(model, source)
 
 
+def expected_names(state_dict: Mapping[str, np.ndarray], architecture: str, allow_missing_heads: bool) -> set[str]:
+    """PyTorch's names of the variables that `convert` would take; none of an architecture that is not known."""
+    if architecture not in ARCHITECTURES:
+        return set()
+    prefix = "" if architecture.startswith("resnet") else "res."
+    arrays = _unwrapped(state_dict)
+    heads = HEADS if not allow_missing_heads else _heads_present(arrays)
+    model = build(_config(arrays, architecture, heads if prefix else ("segmentation",), prefix))
+    trees = jax.eval_shape(model.init, jax.random.key(0))[:2]
+    trees = trees if prefix else tuple({"encoder": tree["encoder"]} for tree in trees)
+    return {_torch_name(path, prefix) for tree in trees for path in paths(tree)}
+
+
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     """Reads a `.pth` or `.pt` (with torch, weights only: nothing in the file is executed), `.safetensors` or `.npz`
     file.
@@ -125,7 +138,13 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _unwrapped(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     wrapped = all(name.startswith("module.") for name in state_dict)
-    return {name.removeprefix("module.") if wrapped else name: np.asarray(value) for name, value in state_dict.items()}
+    return {name.removeprefix("module.") if wrapped else name: _whole(value) for name, value in state_dict.items()}
+
+
+def _whole(value: np.ndarray) -> np.ndarray:
+    """An array, half precision as float32, which holds it exactly."""
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
 
 def _heads_present(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:

@@ -97,16 +97,16 @@ def build(config: dict[str, Any]) -> Model:
         if PIXELS in heads:
             outputs[PIXELS] = crop(last(_pixels(graph, values)), space, padded.shape[1:-1])
         if MOMENTS in heads:
-            outputs[MOMENTS] = _nested(of.moments)
+            outputs[MOMENTS] = nested(of.moments)
         kept = variables.get("memory") or statistics.initial_memory(stats, variables["batch_stats"])
-        return outputs, _nested({**_flat(kept, variables["batch_stats"]), **of.memory})
+        return outputs, nested({**_flat(kept, variables["batch_stats"]), **of.memory})
 
     def init(key: Key) -> Source:
         shapes: dict[str, dict] = {"params": {}, "batch_stats": {}}
         for given in graph["inputs"].values():
             for tree in shapes.keys() & given.keys():
                 shapes[tree][tuple(given[tree])] = jax.ShapeDtypeStruct(tuple(given["shape"]), jnp.float32)
-        params, batch_stats = (_nested(tree) for tree in shapes.values())
+        params, batch_stats = (nested(tree) for tree in shapes.values())
         sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
         drawn = jnp.split(jax.random.normal(key, (sum(sizes),), jnp.float32), np.cumsum(sizes)[:-1])
         return Source(initial(params, drawn), initial(batch_stats, jax.tree.leaves(batch_stats)))
@@ -310,7 +310,8 @@ def shapes(model: Model, images: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _nested(flat: dict[tuple[str, ...], Any]) -> Tree:
+def nested(flat: dict[tuple[str, ...], Any]) -> Tree:
+    """Nested dictionaries of values by their paths."""
     tree: Tree = {}
     for path, value in flat.items():
         node = tree

@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Literal
 
 from jaxtta.plans.parts import Plan
-from jaxtta.plans.words import Seed, Size, Values, Words
+from jaxtta.plans.words import Reals, Seed, Size, Values, Words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion(Plan):
-    """Make a checkpoint of PyTorch weights (.pth, .safetensors or .npz), or of a trained nnU-Net v2.
+    """Make a checkpoint of a PyTorch network (.pt2), of a trained nnU-Net v2, or of weights of a network that is known
+    (.pth, .safetensors or .npz).
 
     Attributes:
-        weights: state dict in the released code's names, or of a torchvision ResNet; or the folder of an nnU-Net's
-            training, TRAINER__PLANS__CONFIGURATION, whose plans say all but the next two.
+        weights: any network as torch.export.save wrote it; or a state dict in the released code's names, or of a
+            torchvision ResNet; or the folder of an nnU-Net's training, TRAINER__PLANS__CONFIGURATION, whose plans say
+            all but the next two. A module in memory: jaxtta.from_torch.
         out: the checkpoint's folder.
         folds: of an nnU-Net: 0,1,... or all, the members of an ensemble; those that are there when not given.
         architecture: resunet18|34|50|101|152, or resnet18|34|... for a torchvision ResNet as an encoder for training.
@@ -22,7 +24,10 @@ class Conversion(Plan):
         activation: sigmoid: nested structures, each label inside the one before (disc, cup); softmax: exclusive
             classes.
         names: of the output channels, for tables.
-        size: what the network sees, in pixels: N or HEIGHTxWIDTH.
+        size: what the network sees: N, HEIGHTxWIDTH or DEPTHxHEIGHTxWIDTH; 512 of weights, and of a network the size it
+            was exported with, when not given.
+        mean: of an exported network: taken off each channel of an image in [0, 1] (ImageNet: 0.485,0.456,0.406).
+        std: of an exported network: by which each channel is divided then (ImageNet: 0.229,0.224,0.225).
         mask_values: value of each label in the masks, the background's first; or fundus: 255 background, 0 cup, between
             them disc. When not given, fundus for a sigmoid task of two classes, else 0,1,2,...
         overwrite: replace the checkpoint that the folder holds.
@@ -35,7 +40,9 @@ class Conversion(Plan):
     without_heads: bool = False
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     names: Words = ()
-    size: Size = (512, 512)
+    size: Size | None = None
+    mean: Reals | None = None
+    std: Reals | None = None
     mask_values: Values | None = None
     overwrite: bool = False
 

@@ -41,6 +41,14 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def reals(text: str) -> tuple[float, ...]:
+    """The numbers of `0.485,0.456,0.406`."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r}: expected numbers with commas, as in 0.485,0.456,0.406") from None
+
+
 def positive(text: str) -> int:
     """A whole number from 1 on."""
     if not (text.isdecimal() and int(text)):
@@ -110,6 +118,7 @@ Size = Annotated[
 Spacing = Annotated[tuple[float, ...], _of_one(spacing, metavar="MMxMM[xMM]")]
 Values = Annotated[tuple[int, ...] | str, _of_one(values, metavar="V,V,...")]
 Numbers = Annotated[tuple[int, ...], _of_one(numbers, metavar="N,N,...")]
+Reals = Annotated[tuple[float, ...], _of_one(reals, metavar="X,X,...")]
 Words = Annotated[tuple[str, ...], _of_one(words, metavar="A,B", show_default=lambda some: ",".join(some) or None)]
 Settings = Annotated[dict[str, str], _of_all(settings, name="--set", metavar="KEY=VALUE...")]
 Orders = Annotated[int | tuple[tuple[str, ...], ...], _of_all(orders, metavar="N|A,B,C...")]

@@ -59,7 +59,9 @@ def _pretrained(plan: Any, record: Mapping[str, Any]) -> list[str]:
 def _converted(plan: Any, manifest: Mapping[str, Any]) -> list[str]:
     model = manifest["model"]
     parts = "members" if "members" in model else "heads"
-    return [f"{plan.out}: {manifest['kind']} of {len(manifest['leaves'])} arrays, {parts} {', '.join(model[parts])}"]
+    names = ", ".join(model.get(parts, ["segmentation"]))
+    told = f"{plan.out}: {manifest['kind']} of {len(manifest['leaves'])} arrays, {parts} {names}"
+    return [told, *manifest["provenance"].get("notes", [])]
 
 
 def _exported(plan: Any, record: Mapping[str, Any]) -> list[str]:
