@@ -45,7 +45,7 @@ def kind_of(path: Path) -> str:
     trained = path.resolve().parent.parent
     if (trained / "plans.json").is_file():
         raise InputError(
-            f"{path}: a fold of a trained nnU-Net; give {trained}, which has its plans, and the fold's number as `folds`"
+            f"{path}: a fold of a trained nnU-Net; give {trained}, which has its plans, with its number as `folds`"
         )
     with path.open("rb") as file:
         head = file.read(512)
