@@ -16,8 +16,12 @@ pytest_plugins = ("command_line",)
 
 def test_a_missing_folder_file_or_fold_is_told(tmp_path, command):
     said = command("convert", tmp_path, "--out", tmp_path / "source")
-    assert said.status == 2 and "plans.json: cannot be read (No such file or directory)" in said.err
+    assert said.status == 2 and "a trained nnU-Net's folder with plans.json in it" in said.err
     folder_of(tmp_path / "net")
+    (tmp_path / "net" / "dataset.json").rename(tmp_path / "dataset.json")
+    said = command("convert", tmp_path / "net", "--out", tmp_path / "source")
+    assert said.status == 2 and "dataset.json: cannot be read (No such file or directory)" in said.err
+    (tmp_path / "dataset.json").rename(tmp_path / "net" / "dataset.json")
     said = command("convert", tmp_path / "net", "--out", tmp_path / "source")
     assert said.status == 2 and "the folder has no trained fold" in said.err
     (tmp_path / "net" / "fold_1").mkdir()
@@ -25,12 +29,14 @@ def test_a_missing_folder_file_or_fold_is_told(tmp_path, command):
     said = command("convert", tmp_path / "net", "--folds", "0,1", "--out", tmp_path / "source")
     assert said.status == 2 and "fold_0/checkpoint_final.pth: no such file; the folder has fold_1" in said.err
     assert "--folds" in said.err and said.err.count("\n") == 1
+    said = command("convert", tmp_path / "net" / "fold_1" / "checkpoint_final.pth", "--out", tmp_path / "source")
+    assert said.status == 2 and f"a fold of a trained nnU-Net; give {(tmp_path / 'net').resolve()}" in said.err
     said = command("convert", tmp_path / "net", "--folds", "1,1", "--out", tmp_path / "source")
     assert said.status == 2 and "one of them twice" in said.err
     weights = tmp_path / "weights.npz"
     np.savez(weights, a=np.zeros(1))
     said = command("convert", weights, "--folds", "0", "--out", tmp_path / "source")
-    assert said.status == 2 and "has no folds" in said.err
+    assert said.status == 2 and "a file has no folds" in said.err
 
 
 @pytest.mark.parametrize("package", ["torch", "dynamic_network_architectures"])

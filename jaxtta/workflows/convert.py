@@ -20,11 +20,18 @@ from jaxtta.workflows.recognition import kind_of, refuse_families
 @in_own_folder(checkpoint.MANIFEST, "a checkpoint")
 def convert_file(plan: Conversion) -> dict[str, Any]:
     """Converts a file of weights or of an exported network, or an nnU-Net's folder; returns the manifest."""
-    if plan.weights.is_dir():
-        return _convert_folder(plan)
-    if plan.folds:
+    kind = kind_of(plan.weights)
+    if plan.folds and kind != "nnunet":
         raise InputError(f"{plan.weights}: a file has no folds; give an nnU-Net's folder, or leave `folds` out")
-    return (_convert_program if kind_of(plan.weights) == "program" else _convert_weights)(plan)
+    return {"program": _convert_program, "nnunet": _convert_nnunet, "weights": _convert_weights}[kind](plan)
+
+
+def _convert_nnunet(plan: Conversion) -> dict[str, Any]:
+    converted = nnunet_import.convert(plan.weights, folds=plan.folds)
+    provenance = {"command": "convert", "weights": str(plan.weights), "weights_sha256": converted.weights}
+    model, source, task, preprocessing = converted[:4]
+    checkpoint.save(plan.out, model, source, task, preprocessing, provenance=provenance)
+    return checkpoint.load_manifest(plan.out)
 
 
 def _convert_weights(plan: Conversion) -> dict[str, Any]:
@@ -120,11 +127,3 @@ def _save(out: Path, exported: Exported, task: Task, preprocessing: kinds.Kind, 
     check_labels(preprocessing.mask_values, task)
     provenance = {**provenance, "notes": list(exported.notes)}
     checkpoint.save(out, exported.model, exported.source, task, preprocessing, provenance=provenance)
-
-
-def _convert_folder(plan: Conversion) -> dict[str, Any]:
-    converted = nnunet_import.convert(plan.weights, folds=plan.folds)
-    provenance = {"command": "convert", "weights": str(plan.weights), "weights_sha256": converted.weights}
-    model, source, task, preprocessing = converted[:4]
-    checkpoint.save(plan.out, model, source, task, preprocessing, provenance=provenance)
-    return checkpoint.load_manifest(plan.out)

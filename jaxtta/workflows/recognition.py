@@ -30,15 +30,23 @@ WRAPPERS = re.compile(r"^(module|model|net|network|_orig_mod)\.")
 
 
 def kind_of(path: Path) -> str:
-    """`"program"` for what `torch.export.save` wrote, `"weights"` for what may be a state dict.
+    """`"program"` for what `torch.export.save` wrote, `"nnunet"` for the folder of a trained nnU-Net, `"weights"` for
+    what may be a state dict.
 
     Raises:
         InputError: anything else, in one line.
     """
+    if (path / "plans.json").is_file():
+        return "nnunet"
     if path.is_dir():
         raise InputError(f"{path}: {_folder(path)}")
     if not path.is_file():
         return "weights"  # whose reader says that there is none
+    trained = path.resolve().parent.parent
+    if (trained / "plans.json").is_file():
+        raise InputError(
+            f"{path}: a fold of a trained nnU-Net; give {trained}, which has its plans, with its number as `folds`"
+        )
     with path.open("rb") as file:
         head = file.read(512)
     if head.startswith(b"PK"):
@@ -61,14 +69,15 @@ def kind_of(path: Path) -> str:
 def _folder(path: Path) -> str:
     if (path / "manifest.json").is_file():
         return "is a checkpoint of jaxtta already; give it to jaxtta adapt `source`"
-    if (path / "plans.json").is_file() and (path / "dataset.json").is_file():
-        return "a trained nnU-Net folder; this jaxtta reads none yet: build the network and call jaxtta.from_torch(...)"
     if any(path.glob("*/plans.json")):
         return f"holds trained nnU-Nets; give one of its folders, such as {next(path.glob('*/plans.json')).parent.name}"
     if (path / "config.json").is_file():
         kind = json.loads((path / "config.json").read_text() or "{}").get("architectures", ["a network"])
         return f"a folder of transformers or smp ({kind[0]}): load it in Python and call jaxtta.from_torch(...)"
-    return "is a folder, expected a file of weights (.pth, .safetensors or .npz) or of torch.export.save (.pt2)"
+    return (
+        "is a folder, expected a file of weights (.pth, .safetensors or .npz) or of torch.export.save (.pt2), or a "
+        "trained nnU-Net's folder with plans.json in it"
+    )
 
 
 def _archive(path: Path) -> str:

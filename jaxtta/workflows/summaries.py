@@ -57,9 +57,9 @@ def _pretrained(plan: Any, record: Mapping[str, Any]) -> list[str]:
 def _converted(plan: Any, manifest: Mapping[str, Any]) -> list[str]:
     model = manifest["model"]
     parts = "members" if "members" in model else "heads"
-    told = f"{manifest['kind']} of {len(manifest['leaves'])} arrays, {parts} "
-    told += ", ".join(model.get(parts, ["segmentation"]))
-    return [f"{plan.out}: {told}", *manifest["provenance"].get("notes", [])]
+    names = ", ".join(model.get(parts, ["segmentation"]))
+    told = f"{plan.out}: {manifest['kind']} of {len(manifest['leaves'])} arrays, {parts} {names}"
+    return [told, *manifest["provenance"].get("notes", [])]
 
 
 def _exported(plan: Any, record: Mapping[str, Any]) -> list[str]:
