@@ -17,6 +17,7 @@ from jaxtta import losses as losses
 from jaxtta import methods as methods
 from jaxtta import metrics as metrics
 from jaxtta import models as models
+from jaxtta import monitor as monitor
 from jaxtta import objectives as objectives
 from jaxtta import plans as plans
 from jaxtta import plots as plots
@@ -69,3 +70,4 @@ convert = _taking(plans.Conversion, _json)
 export = _taking(plans.Export, _json)
 demo = _taking(plans.Demo, _dice)
 synthesize = _taking(plans.Synthesis, _folders)
+doctor = _taking(plans.Doctor, _json)
