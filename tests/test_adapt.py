@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from folders import (
     table,
     timeless,
 )
-from toys import info_of
+from toys import has_state, info_of
 
 from jaxtta import metrics
 from jaxtta.data.overlays import shown_size
@@ -28,7 +29,7 @@ from jaxtta.methods import METHODS
 from jaxtta.objectives import OBJECTIVES
 from jaxtta.runs import folder as run_folder
 from jaxtta.runs import options as options_module
-from jaxtta.runs import writing
+from jaxtta.runs import stream, writing
 from jaxtta.written import LIST
 
 pytest_plugins = ("command_line",)
@@ -38,6 +39,7 @@ GRATA = ("--method", "grata", "--set", "learning_rate=0.01")
 TENT = ("--method", "tent", "--set", "learning_rate=0.05")
 # Methods whose folders are looked at; those of the others with -m slow.
 WHOLE = ("tent", "cotta", "grata")
+TEXTS = ("domain", "name", "event")
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +87,11 @@ def test_every_method_writes_a_folder_of_mixed_images(command, place, sizes, tmp
     rows = table(out)
     assert [row["name"] for row in rows] == list(sizes)
     assert [(int(row["height"]), int(row["width"])) for row in rows] == list(sizes.values())
-    columns = {"domain", "name", "height", "width", "seconds", "skipped", "dice"}
+    columns = {"domain", "name", "height", "width", "seconds", "skipped", "event", "dice"}
+    columns |= {"moved", "agreement"} if has_state(method) else set()
     columns |= {f"{m}_{c}" for m in ("dice", "asd", "assd", "hd95") for c in ("disc", "cup")}
     assert set(rows[0]) == columns | info_of(method)
-    numbers = [{k: float(v) for k, v in row.items() if k not in ("domain", "name")} for row in rows]
+    numbers = [{k: float(v) for k, v in row.items() if k not in ("domain", "name", "event")} for row in rows]
     assert all(row["skipped"] == 0 and row["seconds"] > 0 for row in numbers)
     if method == "grata":
         assert all(-1 <= row["cosine"] <= 1 and 0 <= row["rate_factor"] <= 1 for row in numbers)
@@ -305,14 +308,58 @@ def test_objectives_that_need_a_missing_head_are_refused_before_anything_is_writ
     succeeded(command(*call, "--method", "source"))
 
 
-def test_a_constant_image_is_adapted_to_without_a_fuss(command, place, tmp_path):
+def test_a_constant_image_is_predicted_not_adapted_to_and_told_of(command, place, tmp_path):
     save(tmp_path / "images" / "a.png", np.full((20, 18, 3), 90, np.uint8))
     save(tmp_path / "images" / "b.png", photograph(20, 18))
+    save(tmp_path / "images" / "c.png", np.full((20, 18, 3), 255, np.uint8))
+    save(tmp_path / "images" / "d.png", np.full((20, 18, 3), 0, np.uint8))
     call = ["adapt", "--source", place / "nested", *GRATA, "--images", tmp_path / "images"]
-    succeeded(command(*call, "--out", tmp_path / "out"))
+    said = command(*call, "--out", tmp_path / "out")
+    assert said.status == 0 and said.err.count("predicted, not adapted to") == 2  # when it begins, not at each image
+    assert "noticed by the monitor: constant 3" in said.out
     rows = table(tmp_path / "out")
-    assert all(np.isfinite(float(v)) for row in rows for k, v in row.items() if k not in ("domain", "name"))
+    assert [row["event"] for row in rows] == ["constant", "none", "constant", "constant"]
+    assert [float(row["skipped"]) for row in rows] == [1, 0, 1, 1]
+    assert record(tmp_path / "out")["events"] == {"constant": ["images/a", "images/c", "images/d"]}
+    assert all(np.isfinite(float(v)) for row in rows for k, v in row.items() if k not in ("domain", "name", "event"))
     assert record(tmp_path / "out")["status"] == "finished"
+
+
+def test_a_run_that_skipped_every_update_ends_with_status_2_when_all_is_written(command, place, tmp_path):
+    save(tmp_path / "images" / "a.png", np.full((20, 18, 3), 90, np.uint8))
+    call = ["adapt", "--source", place / "nested", *TENT, "--images", tmp_path / "images", "--out", tmp_path / "out"]
+    for more in ([], ["--resume"]):
+        said = command(*call, "--quiet", *more)
+        refused(said, tmp_path / "out", "every update was skipped", "constant 1")
+    assert record(tmp_path / "out")["status"] == "finished" and files(tmp_path / "out") >= {"masks/a"}
+
+
+def test_without_a_monitor_everything_is_adapted_to_and_nothing_else_changes(command, place, tmp_path):
+    call = ["adapt", "--source", place / "nested", *TENT, "--images", place / "north" / "images"]
+    for name, more in (("on", []), ("off", ["--monitor", "off"])):
+        succeeded(command(*call, *more, "--out", tmp_path / name))
+    on, off = (timeless(table(tmp_path / name)) for name in ("on", "off"))
+    assert [{k: v for k, v in row.items() if k in off[0]} for row in on] == off
+    assert set(on[0]) - set(off[0]) == {"event", "moved", "agreement"} and "events" not in record(tmp_path / "off")
+    assert same_pictures(tmp_path / "on", tmp_path / "off") == 3
+
+
+def test_same_bytes_whatever_the_threads_and_the_order_on_disk(command, place, tmp_path, monkeypatch):
+    call = ["adapt", "--source", place / "nested", *TENT, "--probabilities"]
+    names = sorted((place / "north" / "images").iterdir())
+    for out, order, threads in (("one", names, 1), ("two", names[::-1], 7)):
+        for path in order:
+            save(tmp_path / f"to_{out}" / "images" / path.name, pixels(path))
+        listed = os.listdir
+        monkeypatch.setattr(os, "listdir", lambda *where, _turn=threads: sorted(listed(*where), reverse=_turn > 1))
+        monkeypatch.setattr(stream, "READERS", threads)
+        monkeypatch.setattr(stream, "FINISHERS", threads)
+        succeeded(command(*call, "--images", tmp_path / f"to_{out}" / "images", "--out", tmp_path / out))
+        monkeypatch.undo()
+    assert timeless(table(tmp_path / "one")) == timeless(table(tmp_path / "two"))
+    written = [p.relative_to(tmp_path / "one") for p in sorted((tmp_path / "one").rglob("*.png"))]
+    assert len(written) == 3 * 4
+    assert all((tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes() for path in written)
 
 
 class Kill:
@@ -473,7 +520,7 @@ def same_run(out, expected, count=9):
     got, want = timeless(table(out)), timeless(table(expected))
     assert [list(row) for row in got] == [list(row) for row in want]
     for a, b in zip(got, want):
-        assert [a.pop(key) for key in ("domain", "name")] == [b.pop(key) for key in ("domain", "name")]
+        assert [a.pop(key) for key in TEXTS] == [b.pop(key) for key in TEXTS]
         np.testing.assert_allclose([float(v) for v in a.values()], [float(v) for v in b.values()], 1e-5, 1e-5)
     assert same_pictures(out, expected) == count
 

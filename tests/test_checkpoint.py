@@ -96,6 +96,15 @@ def test_values_that_are_no_ordinary_numbers_come_back(tmp_path):
     assert loaded.params["encoder1"]["norm1"]["bias"].tobytes() == odd.tobytes()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_with_weights_that_are_not_finite_is_refused(tmp_path, value):
+    model, source = drawn(UNET)
+    *_, last = jax.tree.leaves(source.params)
+    last.flat[-1] = value
+    checkpoint.save(tmp_path / "m", model, source, TASK, PREPROCESSING, provenance=PROVENANCE)
+    assert "are not finite" in refused(tmp_path / "m")
+
+
 def test_arrays_of_jax_are_saved_and_a_relative_path_serves(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, source = drawn(UNET)

@@ -79,6 +79,14 @@ def info_of(name):
         return {*jax.eval_shape(method.step, jax.random.key(0), source, state, image)[1].info}
 
 
+@functools.cache
+def has_state(name):
+    """Whether a method of the registry keeps anything from image to image."""
+    model, task, source, space = toy()
+    image = jax.ShapeDtypeStruct((1, *space, model.channels), jnp.float32)
+    return bool(jax.tree.leaves(jax.eval_shape(METHODS[name](model, task).init, source, image)))
+
+
 def pictures(*shape, seed=0):
     """Uniform random images in [0, 1], float32."""
     return jnp.asarray(np.random.default_rng(seed).random(shape, dtype=np.float32))
