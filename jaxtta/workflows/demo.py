@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxtta import checkpoint, plots, progress
 from jaxtta.core import InputError
-from jaxtta.data import images, overlays
+from jaxtta.data import captions, images, overlays
 from jaxtta.plans import Adaptation, Demo, Synthesis
 from jaxtta.runs import results
 from jaxtta.runs.folder import RunFolder
@@ -53,9 +53,7 @@ def demo(plan: Demo) -> dict[str, float]:
         f"\nDice (%, mean of disc and cup), {count} images of each centre; the source was trained on another centre.\n"
     )
     print(_table(records))
-    print(
-        f"\n{seconds:.0f} s in all. Look at {out / 'overlays.png'} (solid: prediction, pale: reference; a row for each"
-    )
+    print(f"\n{seconds:.0f} s in all. Look at {out / 'overlays.png'} (a row for each")
     print(f"centre, a column for each method), {out / 'stream.png'} and the folders beside them.")
     return means
 
@@ -84,6 +82,8 @@ def _gallery(out: Path, count: int):
     name = f"{count - 1:04d}.png"
     rows = []
     for centre in CENTRES:
-        panels = [images.read_image(out / method / centre / "overlays" / name) for method in METHODS]
-        rows.append(overlays.tile(panels))
+        shown = {method: images.read_image(out / method / centre / "overlays" / name) for method in METHODS}
+        rows.append(
+            overlays.tile([captions.captioned(one, f"{centre}: {method}", ()) for method, one in shown.items()])
+        )
     return overlays.tile([row.swapaxes(0, 1) for row in rows]).swapaxes(0, 1)
