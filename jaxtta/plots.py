@@ -16,6 +16,7 @@ from jaxtta.written import replacing
 COLOURS = ("#7f7f7f", "#1f77b4", "#ff7f0e", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")
 # Seven hues that stay apart for colour-blind eyes and five lines with a marker each, which makes 35 looks.
 _HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a4f2b")
+_visit = itemgetter("round", "order", "seed", "domain", "name")
 _LINES = (("-", "o"), ((0, (5, 1)), "s"), ((0, (1, 1)), "^"), ((0, (6, 1, 1, 1)), "D"), ((0, (9, 3)), "v"))
 
 
@@ -43,8 +44,8 @@ def _save(figure: Any, path: Path) -> None:
 def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     """Draws score and cosine along the stream, one column for each domain.
 
-    Above, the Dice of each method, image by image (dots) and its running mean (line); below, the cosine between the two
-    gradients of the methods that have one.
+    Above, the Dice of each method, image by image (dots) and its running mean (line), methods that score the same
+    throughout as one; below, the cosine between the two gradients of the methods that have one.
 
     Args:
         tables: for each method the rows of its `predictions.csv`, in the order of the stream.
@@ -54,18 +55,20 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     heights = [2.2, 1] if aligned else [1]
     figure = empty_figure(1 + 3.6 * len(domains), 5.4 if aligned else 3.6)
     axes = figure.subplots(len(heights), len(domains), squeeze=False, sharex="col", sharey="row", height_ratios=heights)
+    figure.suptitle("Dice along the stream")
+    looks = _looks([{"method": method} for method in tables])
+    same = _same_throughout({method: np.array([row["dice"] for row in rows]) for method, rows in tables.items()})
     for column, domain in enumerate(domains):
         for number, (method, rows) in enumerate(tables.items()):
-            inside = [row for row in rows if row["domain"] == domain]
-            place, colour = np.arange(1, len(inside) + 1), COLOURS[number % len(COLOURS)]
-            dice = np.array([row["dice"] for row in inside])
-            running = _running_mean(dice[None])
-            axes[0, column].plot(place, dice, ".", color=colour, alpha=0.35)
-            # Thinner and thinner, so that lines on top of each other can all be seen.
-            wide = 1.2 + 4.0 * (1 - number / len(tables))
-            axes[0, column].plot(place, running, color=colour, label=method, linewidth=wide)
+            inside, look = [row for row in rows if row["domain"] == domain], looks[method] | {"markersize": 3}
+            place, dice = np.arange(1, len(inside) + 1), np.array([row["dice"] for row in inside])
+            if method in same:
+                axes[0, column].plot(place, dice, ".", color=look["color"], alpha=0.35)
+                # Thinner and thinner, so that lines near each other can all be seen.
+                wide = {"linewidth": 2.4 - 1.4 * number / len(tables), "markevery": (number % 5, 5)}
+                axes[0, column].plot(place, _running_mean(dice[None]), **look, **wide, label=same[method])
             if method in aligned:
-                axes[1, column].plot(place, [row["cosine"] for row in inside], color=colour)
+                axes[1, column].plot(place, [row["cosine"] for row in inside], **look, label=method)
         axes[0, column].set_title(domain)
         axes[-1, column].set_xlabel("image of the stream")
         axes[-1, column].locator_params(axis="x", integer=True)
@@ -74,51 +77,34 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     axes[0, 0].set_ylabel("Dice (%): image, running mean")
     if aligned:
         axes[1, 0].set_ylabel("cosine of the gradients")
-    axes[0, 0].legend(loc="lower right", fontsize="small")
+        axes[1, 0].legend(fontsize="x-small", handlelength=3.5)
+    axes[0, 0].legend(loc="lower right", fontsize="small", handlelength=3.5)
     _save(figure, path)
+
+
+def _same_throughout(values: Mapping[str, np.ndarray], *, apart: float = 0.01) -> dict[str, str]:
+    """The methods to draw, each with the names of all that coincide with it: `tent = sar`.
+
+    Args:
+        values: of each method, of the same images in the same order.
+        apart: from which difference on two methods are told apart.
+    """
+    groups: list[list[str]] = []
+    for method, own in values.items():
+        for group in groups:
+            other = values[group[0]]
+            if other.shape == own.shape and np.allclose(own, other, rtol=0, atol=apart, equal_nan=True):
+                group.append(method)
+                break
+        else:
+            groups.append([method])
+    return {group[0]: " = ".join(group) for group in groups}
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
     """Mean of what is defined in `values [streams, images]` up to each image; NaN before the first such value."""
     seen = np.cumsum(np.isfinite(values).sum(axis=0))
     return np.where(seen, np.cumsum(np.nan_to_num(values).sum(axis=0)) / np.maximum(seen, 1), np.nan)
-
-
-def accelerator(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
-    """Draws what a device does with streams side by side: time, shares of its ceilings, memory, most expensive kernels.
-
-    Args:
-        tables: those of `python -m experiments.accelerator`, of `streams`, `pytorch` and `kernels` what there is.
-    """
-    figure = empty_figure(12, 8)
-    (time, share), (memory, profile) = figure.subplots(2, 2)
-    rows = [row for row in tables.get("streams", []) if row["ms/image"] > 0]
-    places = sorted({row["streams"] for row in rows})
-    for number, precision in enumerate(dict.fromkeys(row["precision"] for row in rows), start=1):
-        runs = sorted((row for row in rows if row["precision"] == precision), key=itemgetter("streams"))
-        at, colour = [places.index(row["streams"]) for row in runs], COLOURS[number]
-        time.plot(at, [row["ms/image"] for row in runs], "o-", color=colour, label=f"jaxtta, {precision}")
-        share.plot(at, [100 * row["of the product"] for row in runs], "o-", color=colour, label=f"product, {precision}")
-        share.plot(at, [100 * row["of the copy"] for row in runs], "s:", color=colour, label=f"copy, {precision}")
-        memory.plot(at, [row["program MB"] / 1e3 for row in runs], "o-", color=colour, label=precision)
-    for number, row in enumerate(tables.get("pytorch", [])):
-        colour = COLOURS[number + 3]
-        time.axhline(row["ms/image"], linestyle=(0, (2 + number, 2)), linewidth=1.2, color=colour)
-        label = f"PyTorch {row['pytorch']}, {row['precision']}"
-        time.annotate(label, (0, row["ms/image"]), (2, 2), textcoords="offset points", fontsize="x-small", color=colour)
-    time.set(title="an update of GraTa", ylabel="milliseconds an image", ylim=(0, 1.1 * time.get_ylim()[1]))
-    share.set(title="of what the device can", ylabel="percent of a measured rate", ylim=(0, None))
-    memory.set(title="memory of the program", ylabel="GB", ylim=(0, None))
-    for axes in (time, share, memory):
-        axes.set(xlabel="streams side by side", xticks=range(len(places)), xticklabels=places)
-        if axes.lines:
-            axes.legend(fontsize="x-small")
-    kernels = [row for row in tables.get("kernels", []) if row["streams"] == 1][::-1]
-    profile.barh(range(len(kernels)), [row["ms/step"] for row in kernels], color="#a9cbe8")
-    for place, row in enumerate(kernels):
-        profile.text(0, place, f"  {row['kernel'][:32]}  {row['of'][-40:]}", va="center", fontsize="x-small")
-    profile.set(title="most expensive kernels, one stream", xlabel="milliseconds a step", yticks=[])
-    _save(figure, path)
 
 
 def singular_values(spectra: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
@@ -140,6 +126,7 @@ def singular_values(spectra: Mapping[str, Mapping[str, np.ndarray]], path: Path)
         axes.set(title=part, xlabel="place", yscale="log")
         if axes.lines:
             axes.legend(fontsize="small")
+    figure.suptitle("Singular values of the embeddings")
     figure.axes[0].set_ylabel("singular value")
     _save(figure, path)
 
@@ -155,16 +142,22 @@ def benchmark_stream(rows: Sequence[Mapping], path: Path) -> None:
     """
     rows = _of_first(rows)
     domains, looks = list(dict.fromkeys(row["domain"] for row in rows)), _looks(rows)
+    visits = {method: sorted((r for r in rows if r["method"] == method), key=_visit) for method in looks}
+    same = _same_throughout({m: np.array([row["dice"] for row in visited]) for m, visited in visits.items()})
+    looks = {method: look for method, look in looks.items() if method in same}
     wide, high = min(len(domains), 3), -(-len(domains) // 3)
-    figure = empty_figure(0.8 + 0.08 * max(map(len, looks)) + 3.6 * wide, max(3.8 * high, 0.8 + 0.2 * len(looks)))
+    figure = empty_figure(
+        0.8 + 0.08 * max(map(len, same.values())) + 3.6 * wide, max(3.8 * high, 0.8 + 0.2 * len(looks))
+    )
     panels = figure.subplots(high, wide, squeeze=False, sharey=True).ravel()
     for axes, domain in zip(panels, domains):
         start = 0
         for gains in _gains([row for row in rows if row["domain"] == domain]):
             count = max(map(len, gains.values()))
+            gains = {method: running for method, running in gains.items() if method in same}
             for number, (method, running) in enumerate(gains.items()):
                 look = looks[method] | {"linewidth": 2.4 - 1.4 * number / len(gains), "markevery": (number % 5, 5)}
-                axes.plot(np.arange(start + 1, start + 1 + len(running)), running, **look, label=method)
+                axes.plot(np.arange(start + 1, start + 1 + len(running)), running, **look, label=same[method])
             if start:
                 axes.axvline(start + 0.5, color="black", linewidth=0.6, linestyle=":")
             start += count
@@ -176,6 +169,7 @@ def benchmark_stream(rows: Sequence[Mapping], path: Path) -> None:
     panels[0].yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
     for axes in panels[len(domains) :]:
         axes.set_axis_off()
+    figure.suptitle("Gain over no adaptation along the stream")
     figure.supylabel("gain over source (Dice points), running mean", fontsize="medium")
     style = {"fontsize": "small", "handlelength": 3.5, "frameon": False}
     figure.legend(handles=panels[0].lines[: len(looks)], loc="outside right upper", **style)
@@ -207,6 +201,7 @@ def benchmark_domains(summary: Sequence[Mapping], path: Path) -> None:
         axes.set(title=title, xlabel="Dice (%)", xlim=(left - 0.08 * reach, right + 0.46 * reach))
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(left=False)
+    figure.suptitle("Dice of each method, from no adaptation (line)")
     panels[-1].hlines(methods, *ends, color="black", linewidth=0.9)
     panels[-1].set_ylim(len(rows) - 0.4, -0.6)
     _save(figure, path)
@@ -235,6 +230,7 @@ def benchmark_costs(summary: Sequence[Mapping], costs: Sequence[Mapping], path: 
         axes.update_datalim([(x, place[1] - 0.4), (x, place[1] + 0.4)])  # a tenth is not all the height
     front = sorted(place for _, place, weight in labels if weight == "bold")
     axes.plot(*zip(*front), color="black", linewidth=0.8, alpha=0.5, drawstyle="steps-post", zorder=1)
+    axes.set(title="Dice against seconds per image")
     axes.set(xlabel="seconds per image, after compilation", ylabel="Dice (%), mean of domains")
     axes.margins(0.1, 0.08)
     axes.set_xscale("log", subs=(2, 5))

@@ -351,7 +351,9 @@ def test_same_bytes_whatever_the_threads_and_the_order_on_disk(command, place, t
         for path in order:
             save(tmp_path / f"to_{out}" / "images" / path.name, pixels(path))
         listed = os.listdir
-        monkeypatch.setattr(os, "listdir", lambda *where, _turn=threads: sorted(listed(*where), reverse=_turn > 1))
+        monkeypatch.setattr(
+            os, "listdir", lambda *where, _turn=threads, _listed=listed: sorted(_listed(*where), reverse=_turn > 1)
+        )
         monkeypatch.setattr(stream, "READERS", threads)
         monkeypatch.setattr(stream, "FINISHERS", threads)
         succeeded(command(*call, "--images", tmp_path / f"to_{out}" / "images", "--out", tmp_path / out))

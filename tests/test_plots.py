@@ -44,6 +44,27 @@ def test_running_mean_leaves_out_what_is_not_defined(tmp_path, monkeypatch):
     assert line.get_ydata()[0] != 0
 
 
+def test_methods_that_coincide_share_a_line_and_all_others_look_different(monkeypatch):
+    figures = []
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *arguments, **keywords: figures.append(figure))
+    plain = rows(["north"], cosine=False)
+    other = [row | {"dice": row["dice"] + 1} for row in plain]
+    plots.along_stream({"source": plain, "tent": other, "sar": other, "dua": plain}, "unused.png")
+    lines = [line for line in figures[0].axes[0].get_lines() if not line.get_label().startswith("_")]
+    assert [line.get_label() for line in lines] == ["source = dua", "tent = sar"]
+    assert len({(line.get_color(), str(line.get_linestyle()), line.get_marker()) for line in lines}) == 2
+    assert figures[0].get_suptitle()
+
+
+def test_methods_that_coincide_share_a_line_of_a_benchmark(drawn):
+    some = visits(MANY[:3], ("north", "south"))
+    twin = [row | {"method": "twin"} for row in some if row["method"] == "method_1"]
+    plots.benchmark_stream([*some, *twin], "unused.png")
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [*MANY[:2], "method_1 = twin"]
+
+
 def test_without_matplotlib_the_mend_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match=r"figures need matplotlib.*pip install 'jaxtta\[plots\]'"):

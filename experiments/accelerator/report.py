@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.accelerator.figure import accelerator
 from experiments.accelerator.record import Row, known, read
 from experiments.tables import printed
-from jaxtta import plots
 from jaxtta.core import InputError
 
 
@@ -22,7 +22,7 @@ def report(out: Path, parts: Sequence[str], *, files: bool = True) -> None:
         text = f"{_head(found)}\n{headline(tables)}\n\n{text}"
         (out / "report.md").write_text(text)
         try:
-            plots.accelerator(tables, out / "report.png")
+            accelerator(tables, out / "report.png")
         except InputError as error:
             text += f"\nno report.png: {error}"
     print(text, flush=True)

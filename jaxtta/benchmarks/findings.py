@@ -20,7 +20,7 @@ Rows = Sequence[Mapping[str, Any]]
 # Of the record, what the report says was run.
 RECORDED = (
     "paths", "sources", "images", "methods", "protocols", "orders", "seeds", "against", "batch", "streams", "precision",
-    "refused", "bad", "devices", "versions", "started", "seconds",
+    "devices", "versions", "started", "seconds",
 )  # fmt: skip
 NOT_PRINTED = ("pooled", "HD95", "ASSD", "ECE", "spread")
 SHOTS = "Left without adaptation, right with it. The number is the gain in Dice points."

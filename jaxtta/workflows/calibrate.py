@@ -11,6 +11,7 @@ from jaxtta.calibration import gate, measure, trial, verdict
 from jaxtta.core import InputError, Tree
 from jaxtta.data.cases import Case
 from jaxtta.plans import Calibration
+from jaxtta.plans.again import command_line
 from jaxtta.runs import derived, inputs, results
 from jaxtta.runs.fitting import require_masks
 from jaxtta.runs.folder import STATE, RunFolder, in_folder
@@ -54,7 +55,8 @@ def calibrate(plan: Calibration, folder: RunFolder) -> dict[str, Any]:
     told = {"source": str(loaded.path), "images": images, "bad": checked.bad}
     if not folder.begin(identity, [loaded.path, *checked.files], scratch=[STATE], **told):
         return folder.record
-    found, known = asked(subject, home, folder, out=folder.out, target=bool(plan.target), quiet=plan.quiet)
+    options = {"target": bool(plan.target), "quiet": plan.quiet, "again": command_line("calibrate", plan)}
+    found, known = asked(subject, home, folder, out=folder.out, **options)
     save(folder.out, subject, known, found, images)
     return folder.finish(**found)
 
@@ -68,6 +70,7 @@ def asked(
     target: bool = False,
     quiet: bool = False,
     place: str = STATE,
+    again: str = "",
 ) -> tuple[dict[str, Any], Tree]:
     """Measures every item and writes table and report into `out`; what is said of it, and what the method has to know.
 
@@ -79,6 +82,7 @@ def asked(
         target: whether one arm is to be chosen for all images like these.
         quiet: no progress bar.
         place: name of the saved state in the folder.
+        again: the command line, for the report.
     """
     items, names = subject.items, subject.names
     numbers, dice = measured(subject, home, folder, quiet=quiet, place=place)
@@ -90,7 +94,7 @@ def asked(
         columns = (np.array([getattr(item, name) for item in items]) for name in ("image", "family", "grade"))
         known, found = verdict.gated(numbers, dice, names, *columns)
     found["dice"] = float(np.mean([row[0] for item, row in zip(items, dice) if item.family == gate.HOME]))
-    write_report(out, {**folder.record, **found}, rows, names)
+    write_report(out, {**folder.record, **found}, rows, names, again=again)
     return found, {"home": home, **known}
 
 

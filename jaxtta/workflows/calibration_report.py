@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from jaxtta import plots
+from jaxtta.calibration import trial
 from jaxtta.calibration.arms import SOURCE
 from jaxtta.core import InputError
-from jaxtta.reports.page import Picture, Section, Table, report
+from jaxtta.reports.page import Picture, Section, Table, Verdict, report
 from jaxtta.runs.files import write_text
 
 Rows = Sequence[Mapping[str, Any]]
 FIGURE = "gains.png"
-RECORDED = ("source", "images", "kind", "changed", "seed", "bad", "device", "versions", "started")
+RECORDED = ("source", "images", "kind", "changed", "seed", "device", "versions", "started")
 CHOSEN_NOTES = (
     "Source: its Dice in percent; chosen: what the gate's choice gains over it in Dice points, where it knows no other "
     "change of the image; harmed and gained: percent of images that lose or gain more than one point",
@@ -27,7 +28,7 @@ MARGIN_NOTES = (
 GAIN_NOTES = ("Gain over the source in Dice points, the mean over the images of each change; not every arm is in use",)
 
 
-def write_report(out: Path, record: Mapping[str, Any], rows: Rows, names: Sequence[str]) -> None:
+def write_report(out: Path, record: Mapping[str, Any], rows: Rows, names: Sequence[str], *, again: str = "") -> None:
     """Writes `report.html`, and `gains.png` if matplotlib is there, into the folder of a calibration.
 
     Args:
@@ -35,6 +36,7 @@ def write_report(out: Path, record: Mapping[str, Any], rows: Rows, names: Sequen
         record: what `run.json` will say.
         rows: of `calibration.csv`.
         names: of the arms.
+        again: the command line, where there is one of its own.
     """
     sections = []
     if "changes" in record:
@@ -65,7 +67,26 @@ def write_report(out: Path, record: Mapping[str, Any], rows: Rows, names: Sequen
     pictures = _pictures(out, rows, names) if "changes" in record else []
     sections.append(Section("Gain of every arm", [_table("in Dice points", header, cells)], GAIN_NOTES, pictures))
     told = {name: record[name] for name in RECORDED if record.get(name)}
-    write_text(out / "report.html", report("Calibration of a source model", sections, record=told))
+    bad = [f"{one['domain']}/{one['name']}: {one['error']}" for one in record.get("bad", [])]
+    page = report(
+        "Calibration of a source model", sections, verdict=verdict(record), skipped=bad, repeat=again, record=told
+    )  # fmt: skip
+    write_text(out / "report.html", page)
+
+
+def verdict(record: Mapping[str, Any]) -> Verdict:
+    """What the source model does from now on, and how often that harms."""
+    if "changes" not in record:
+        text = trial.describe(record)
+        return Verdict(f"{text[0].upper()}{text[1:]}.", "good" if record["chosen"] != SOURCE else "open")
+    if not np.isfinite(record["margin"]):
+        return Verdict("Nothing helps for sure: the source's own prediction is kept for every image.")
+    return Verdict(
+        f"On images whose kind of change is not known it gains {record['gain']:+.2f} Dice points on average; "
+        f"{record['harmed']} of {record['rows']} images lost more than a point (at most {100 * record['bound']:.1f} % "
+        f"with 95 % confidence), {record['gained']} gained more than one.",
+        "good" if record["gain"] > 0 else "open",
+    )
 
 
 def _table(title: str, header: list[str], cells: list[list[str]]) -> Table:
@@ -109,6 +130,7 @@ def _gains_by_distance(rows: Rows, arms: Sequence[str], path: Path) -> None:
             axis.axhline(0, color="black", linewidth=0.6)
             axis.set_title(arms[number], fontsize=9)
             axis.set_yscale("symlog", linthresh=1)
+    figure.suptitle("Gain of every arm against the distance from home")
     figure.supxlabel("distance from home (logarithm)")
     figure.supylabel("gain in Dice points")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(families))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jaxtta import checkpoint, plots, progress
 from jaxtta.core import InputError
-from jaxtta.data import images, overlays
+from jaxtta.data import captions, images, overlays
 from jaxtta.plans import Adaptation, Demo, Synthesis
 from jaxtta.runs import results
 from jaxtta.runs.folder import RunFolder
@@ -85,9 +85,7 @@ def demo(plan: Demo) -> dict[str, float]:
     print(_table(records, shown.centres))
     if plan.real:
         print(_did_harm(tables))
-    print(
-        f"\n{seconds:.0f} s in all. Look at {out / 'overlays.png'} (solid: prediction, pale: reference; a row for each"
-    )
+    print(f"\n{seconds:.0f} s in all. Look at {out / 'overlays.png'} (a row for each")
     print(f"centre, a column for each method), {out / 'stream.png'} and the folders beside them.")
     return means
 
@@ -151,6 +149,9 @@ def _gallery(out: Path, rows: list[dict], centres: tuple[str, ...]):
     last = {row["domain"]: row["name"] for row in rows}
     lines = []
     for centre in centres:
-        panels = [images.read_image(out / method / centre / "overlays" / f"{last[centre]}.png") for method in METHODS]
-        lines.append(overlays.tile(panels))
+        files = {method: out / method / centre / "overlays" / f"{last[centre]}.png" for method in METHODS}
+        shown = {method: images.read_image(file) for method, file in files.items()}
+        lines.append(
+            overlays.tile([captions.captioned(one, f"{centre}: {method}", ()) for method, one in shown.items()])
+        )
     return overlays.tile([line.swapaxes(0, 1) for line in lines]).swapaxes(0, 1)
