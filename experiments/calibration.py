@@ -113,9 +113,9 @@ def _trained(options: argparse.Namespace) -> tuple[dict[str, Path], list[Path], 
         results.write_rows(paths[name], part)
     out = options.out / "source"
     train(
-        images=paths.pop("training"), out=out, classes=1, size=(options.size, options.size), depth=18, width=32,
-        heads=("none",), epochs=options.epochs, optimiser="adam", learning_rate=1e-3, validation=0.05,
-        calibration=False, seed=options.seed, resume=(out / "run.json").is_file(),
+        images=paths.pop("training"), out=out, classes=1, channels=3, size=(options.size, options.size), depth=18,
+        width=32, batch=8, heads=("none",), epochs=options.epochs, optimiser="adam", learning_rate=1e-3,
+        validation=0.05, calibration=False, seed=options.seed, resume=(out / "run.json").is_file(),
     )  # fmt: skip
     return {"calibrated": out / "best"}, [paths.pop("home")], paths
 

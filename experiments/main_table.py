@@ -57,8 +57,8 @@ def synthetic(domain: str, options: argparse.Namespace) -> tuple[Path, list[Case
     source, images = out / "sources" / domain, out / "train" / domain
     train(
         images=images / "images", masks=images / "masks", out=source, names=TASK.names, size=PREPROCESSING.size,
-        mask_values="fundus", **MODEL, optimiser="adam", epochs=options.epochs, augmentation=options.augmentation,
-        resume=(source / "run.json").is_file(),
+        mask_values="fundus", channels=3, batch=8, **MODEL, optimiser="adam", epochs=options.epochs,
+        augmentation=options.augmentation, resume=(source / "run.json").is_file(),
     )  # fmt: skip
     test = out / "test" / domain
     return source / "best", find_all([test / "images"], [test / "masks"], PREPROCESSING)

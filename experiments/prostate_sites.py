@@ -96,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         classes=TASK.classes,
         names=TASK.names,
         size=size,
+        batch=8,
         intensity="percentile:0,99",
         **network,
         optimiser="adam",

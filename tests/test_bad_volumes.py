@@ -150,9 +150,9 @@ def test_modalities(adapt, data, out):
 
 def test_pictures_and_volumes_are_not_mistaken_for_each_other(adapt, place, data, out):
     pictures = place / "pictures" / "images"
-    refused(adapt(images=pictures, masks=None), pictures, "holds pictures (0.png)", ".nii .nii.gz", out=out)
+    refused(adapt(images=pictures, masks=None), pictures, "but pictures (0.png)", ".nii .nii.gz", out=out)
     said = adapt(source="pictures_model", masks=None)
-    refused(said, data / "images", "holds volumes (0.nii.gz)", ".png", "source model of volumes", out=out)
+    refused(said, data / "images", "but volumes (0.nii.gz)", ".png", "a source model of these", out=out)
     path = data / "list.csv"
     path.write_text(f"image\n{pictures / '0.png'}\n")
     refused(adapt(images=path, masks=None), pictures / "0.png", ".nii or .nii.gz", out=out)

@@ -71,6 +71,8 @@ def test_what_is_given_stays_and_settles_the_rest():
     assert told(values=(5, 3, 9), classes=3) == (3, "softmax", (5, 3, 9))
     task, _ = task_of(None, values=(0, 255), names=("vessel",))
     assert task == Task(1, "sigmoid", ("vessel",))
+    assert told(disc(1, 2), names=("none", "left", "right")) == (3, "softmax", (0, 1, 2))
+    assert told(halves(1, 2), names=("disc", "cup")) == (2, "sigmoid", (0, 1, 2))
 
 
 @pytest.mark.parametrize("masks, given, words", (

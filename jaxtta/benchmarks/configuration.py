@@ -145,6 +145,7 @@ ENTRIES: dict[str, tuple[Callable[[Any], bool], str, Callable[[Path, Any], Any]]
     "root": PATH,
     "out": PATH,
     "methods": WORDS,
+    "mask_values": (lambda value: value == "fundus" or _all(int)(value), "pixel values, as in [0, 255]", _as_it_is),
     "protocols": (
         lambda value: _all(str)(value) or _table(dict)(value),
         'names, or tables as in [protocols.mine] reset = "never", rounds = 5', _protocols,

@@ -268,10 +268,10 @@ def find_cases(
         if not files:
             other = "volume" if kind == "image" else "image"
             if there := _files(images, other):
-                what, wanted = {"image": "pictures", "volume": "volumes"}, " ".join(suffixes(kind))
+                there = f"{'pictures' if other == 'image' else 'volumes'} ({there[0]})"
                 raise InputError(
-                    f"{images}: holds {what[other]} ({there[0]}), expected are {what[kind]} ({wanted}); give images of "
-                    f"the source model's kind, or a source model of {what[other]}"
+                    f"{images}: no images of the source model's kind but {there}; looked for "
+                    f"{' '.join(suffixes(kind))}: give such images, or a source model of these"
                 )
             raise InputError(f"{images}: no images; looked for {' '.join(suffixes(kind))} in it and its subfolders")
         named = _modalities(images, files, modalities, numbered)

@@ -130,7 +130,7 @@ def task_of(
         values: of each label.
         classes: output channels.
         activation: `"sigmoid"` or `"softmax"`.
-        names: of the output channels.
+        names: of the output channels; their number tells an activation that is not given.
 
     Raises:
         InputError: what is given contradicts itself or the masks, or these do not tell.
@@ -139,8 +139,9 @@ def task_of(
         values = _values(found, classes, activation)
     count = len(written_values(values))
     if activation is None:
-        if classes is not None:
-            activation = "softmax" if classes == count else "sigmoid"
+        channels = len(names) if names and classes is None else classes
+        if channels is not None:
+            activation = "softmax" if channels == count else "sigmoid"
         elif values == "fundus" or count == 2:
             activation = "sigmoid"
         else:

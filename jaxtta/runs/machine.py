@@ -15,7 +15,7 @@ UNKNOWN = 8 * GIB  # bytes of a machine that does not tell
 SHARE = 0.6  # of the memory, that a step may take: data, XLA's own and others take the rest
 # Values of four bytes that are kept for each pixel and feature of the stem (of a U-Net's first level); and what a
 # head beside the segmentation adds, as a share of that.
-MAPS = {18: 6.0, 34: 8.0, 50: 18.0, 101: 28.0, 152: 40.0}
+MAPS = {18: 8.3, 34: 9.2, 50: 18.0, 101: 28.0, 152: 40.0}
 MAPS_UNET = 24.0
 HEAD = 0.8
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

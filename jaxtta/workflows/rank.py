@@ -64,6 +64,7 @@ def describe(record: dict[str, Any]) -> str:
     rows = [list(record["ranking"][0])]
     for row in [*record["ranking"], *record.get("correlation", [])]:
         cells = [row.get(name, "") for name in rows[0]]
+        cells = [float("nan") if cell is None else cell for cell in cells]  # as JSON keeps it
         rows.append([cell if isinstance(cell, str) else f"{cell:.4g}" for cell in cells])
     by = record.get("ordered_by", record["by"])
     told = f"best first: the higher {by}, the better a source suits these images"
