@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from folders import dataset, record, same_pictures, source_model, succeeded, table, timeless
 
+from jaxtta.written import LIST
+
 pytest_plugins = ("command_line",)
 
 DOMAINS = {"north": 3, "south": 1, "west": 2}
