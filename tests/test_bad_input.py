@@ -236,7 +236,7 @@ def test_places_that_cannot_be_written(command, source, data, tmp_path):
     for more in ([], ["--overwrite"], ["--resume"]):
         refused(command(*call, tmp_path / "other", *more), tmp_path / "other", "no run", "another folder")
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["letter.txt"]
-    (tmp_path / "torn").mkdir()
+    succeeded(command(*call, tmp_path / "torn", "--quiet"))
     (tmp_path / "torn" / "run.json").write_text("{")
     refused(command(*call, tmp_path / "torn", "--resume"), tmp_path / "torn" / "run.json", "--overwrite")
 
