@@ -209,10 +209,10 @@ def padded(x: Array, widths: list[tuple[int, int]], mode: str, value: float | No
 
 
 def attention(
+    *,
     query: Array,
     key: Array,
     value: Array,
-    *,
     attn_mask: Array | None = None,
     is_causal: bool = False,
     scale: float | None = None,
