@@ -54,7 +54,7 @@ def export_module(module: Any, example: Any, *, mean: Any = None, std: Any = Non
         InputError: torch is missing, the module cannot be traced, or its graph cannot be run in JAX.
     """
     torch = _torch()
-    if isinstance(module, torch.jit.ScriptModule):
+    if "ScriptModule" in {kind.__name__ for kind in type(module).__mro__}:
         raise InputError(
             "a TorchScript module cannot be exported; build the network in Python, load the weights into it and give it"
         )

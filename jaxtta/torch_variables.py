@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxtta.core import Source
+from jaxtta.models.graph_format import NORM_LAYERS, constant, nested
 from jaxtta.models.graph_parts import reads
-from jaxtta.models.torch_graph import NORM_LAYERS, constant, nested
 from jaxtta.torch_program import Graph
 
 Steps = tuple[str, ...]

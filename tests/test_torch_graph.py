@@ -14,9 +14,9 @@ from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.methods import METHODS
 from jaxtta.models import MOMENTS, build
 from jaxtta.models.aten import OPERATIONS, SIZES
+from jaxtta.models.graph_format import NORM_LAYERS, nested
 from jaxtta.models.heads import FEATURES, PIXELS
 from jaxtta.models.layouts import Laid, plain
-from jaxtta.models.torch_graph import NORM_LAYERS, nested
 from jaxtta.torch_import import convert, read_state_dict
 from jaxtta.workflows.recognition import kind_of, refuse_families
 

@@ -14,10 +14,7 @@ jaxtta's own networks. The graph is of the network in use, not in training: drop
 An argument's value is a number, a word, a list of values, or `{"node": name}`.
 """
 
-import base64
 import math
-import zlib
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +25,7 @@ import numpy as np
 from jaxtta import stats as statistics
 from jaxtta.core import Array, InputError, Key, Moments, Source, Tree
 from jaxtta.models.aten import MADE, OPERATIONS, SIZES, Kernel
+from jaxtta.models.graph_format import NORM_LAYERS, after, array_of, kind_of, nested, norm_kind, require_operations
 from jaxtta.models.heads import FEATURES, PIXELS
 from jaxtta.models.layers import MOMENTS, normalised, of_each
 from jaxtta.models.layouts import Laid, last, plain
@@ -35,7 +33,6 @@ from jaxtta.models.model import Model, initial, require_heads
 from jaxtta.models.padding import cropped, padded
 
 ARCHITECTURE = "torch_graph"
-NORM_LAYERS = {"batch_norm": "batch", "instance_norm": "instance", "group_norm": "group", "layer_norm": "layer"}
 FIELDS = ("architecture", "classes", "channels", "dimensions", "stride", "size", "mean", "std", "graph")
 
 
@@ -67,7 +64,7 @@ def build(config: dict[str, Any]) -> Model:
         raise InputError(f"{ARCHITECTURE} has the entries {', '.join(config)}; expected {', '.join(FIELDS)}")
     graph, stride = config["graph"], config["stride"]
     require_operations(graph)
-    constants = {name: _constant(given) for name, given in graph["inputs"].items() if "constant" in given}
+    constants = {name: array_of(given) for name, given in graph["inputs"].items() if "constant" in given}
 
     def apply(
         variables: Tree,
@@ -125,44 +122,6 @@ LACKING = {
     "pixels": "the network does not end in a convolution of a map, so it has no pixels' features; choose a method that "
     "needs none (not diga)",
 }
-
-
-def require_operations(graph: dict[str, Any]) -> None:
-    """Raises InputError where a graph has operations that are not known here, with the first one's module."""
-    known = OPERATIONS.keys() | SIZES.keys() | NORM_LAYERS.keys()
-    unknown = {node["op"]: node["module"] or "the network itself" for node in reversed(graph["nodes"])}
-    unknown = {op: module for op, module in unknown.items() if op not in known}
-    if unknown:
-        where = ", ".join(f"{op} (first in {module})" for op, module in sorted(unknown.items()))
-        raise InputError(
-            f"the network has operations that jaxtta does not know: {where}; replace them in the network by others, or "
-            "add them to jaxtta/models/aten.py"
-        )
-
-
-def norm_kind(graph: dict[str, Any]) -> str:
-    """The kind of a graph's norm layers, see `Model`."""
-    kinds = Counter(kind_of(node) for node in graph["nodes"] if node["op"] in NORM_LAYERS)
-    return "batch" if "batch" in kinds else kinds.most_common(1)[0][0] if kinds else "none"
-
-
-def kind_of(node: dict[str, Any]) -> str:
-    """The kind of a norm layer: what normalises with running statistics is a batch norm, also an instance norm; a batch
-    norm that keeps none is one of the `"image"`, over the batch."""
-    if node["op"] == "instance_norm":
-        return "instance" if node["in"].get("use_input_stats", True) else "batch"
-    return "image" if node["op"] == "batch_norm" and "running_mean" not in node["in"] else NORM_LAYERS[node["op"]]
-
-
-def constant(array: np.ndarray) -> dict[str, Any]:
-    """An array as an input of a graph."""
-    packed = base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes())).decode()
-    return {"constant": packed, "dtype": array.dtype.name, "shape": list(array.shape)}
-
-
-def _constant(given: dict[str, Any]) -> np.ndarray:
-    content = zlib.decompress(base64.b64decode(given["constant"]))
-    return np.frombuffer(content, given["dtype"]).reshape(given["shape"])
 
 
 def _times(lengths: Any) -> str:
@@ -289,15 +248,6 @@ def _pixels(graph: dict[str, Any], values: dict[str, Any]) -> Laid:
     return x
 
 
-def after(graph: dict[str, Any]) -> list[dict[str, Any]]:
-    """The nodes between the convolution that reads the pixels and the output."""
-    nodes, name, found = {node["name"]: node for node in graph["nodes"]}, graph["output"], []
-    while nodes[name]["op"] != "conv":
-        found.insert(0, nodes[name])
-        name = nodes[name]["in"]["x"]["node"]
-    return found
-
-
 def shapes(model: Model, images: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """The shape of every array of the graph, as PyTorch counts, for images of a shape.
 
@@ -305,7 +255,7 @@ def shapes(model: Model, images: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         Exception: whatever an operation raises that cannot work on images of this shape.
     """
     graph, found = model.config["graph"], {}
-    constants = {name: _constant(given) for name, given in graph["inputs"].items() if "constant" in given}
+    constants = {name: array_of(given) for name, given in graph["inputs"].items() if "constant" in given}
 
     def trace(source: Source, images: Array) -> None:
         of = _Pass(source._asdict(), statistics.source(), {}, None)
@@ -315,17 +265,6 @@ def shapes(model: Model, images: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
 
     jax.eval_shape(trace, jax.eval_shape(model.init, jax.random.key(0)), jax.ShapeDtypeStruct(images, jnp.float32))
     return found
-
-
-def nested(flat: dict[tuple[str, ...], Any]) -> Tree:
-    """Nested dictionaries of values by their paths."""
-    tree: Tree = {}
-    for path, value in flat.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = value
-    return tree
 
 
 def _flat(memory: Tree, batch_stats: Tree) -> dict[tuple[str, ...], Any]:

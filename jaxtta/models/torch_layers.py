@@ -90,13 +90,14 @@ def _window(x: Array, size: Any, stride: Any, padding: Any, dilation: Any, ceil:
     }
 
 
-def max_pool(x: Array, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode=False):
+def max_pool(x: Array, *, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode=False):
     """The largest of each window; outside is less than everything."""
     return lax.reduce_window(x, -jnp.inf, lax.max, **_window(x, kernel_size, stride, padding, dilation, ceil_mode))
 
 
 def avg_pool(
     x: Array,
+    *,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
@@ -208,13 +209,12 @@ def padded(x: Array, widths: list[tuple[int, int]], mode: str, value: float | No
 
 
 def attention(
+    *,
     query: Array,
     key: Array,
     value: Array,
     attn_mask: Array | None = None,
-    dropout_p: float = 0.0,
     is_causal: bool = False,
-    *,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Array:
