@@ -8,8 +8,10 @@ shifts of `jaxtta.synthetic.acquisition` to the methods that work with instance 
     python -m experiments.nnunet_parity --data Task04_Hippocampus --models TRAINER__PLANS__CONFIGURATION ... --out DIR
 
 Needs `jaxtta[nnunet]` and nnunetv2 (2.8 was used). Data: a folder in the Decathlon's layout (`imagesTr`, `labelsTr`),
-or with a list `pairs.csv` (columns image,mask). Hardware: any; the hippocampus took about ten minutes on 2 CPU cores
-beside other work. Expected: at most 1 voxel in 10,000 differs.
+or with a list `pairs.csv` (columns image,mask). Hardware: any; two volumes in all variants took 48 s of CPU time for a
+small 2d network, most of it compilation. Expected: no voxel differs; 0 of 592,208 each for a 2d and a 3d_fullres
+PlainConvUNet, trained for a few minutes (nnU-Net 2.8.1). Dice of the 2d one on two volumes as they are / bias field /
+contrast / thick slices: source 82.3 / 59.5 / 83.1 / 70.8, TENT 83.1 / 58.9 / 83.5 / 71.4, within the noise of so few.
 Writes tables, the checkpoints, volumes and predictions; what is there already is not computed again.
 """
 
