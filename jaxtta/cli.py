@@ -28,6 +28,7 @@ A model trained at one hospital fails on another scanner's images; jaxtta adapts
 themselves."""
 EXAMPLES = """\
   jaxtta demo --out demo                        see the whole thing work on synthetic fundus photographs
+  jaxtta demo --real --out nuclei               the same on real microscopy, which comes with jaxtta
   jaxtta convert weights.pth --out source       PyTorch weights of a ResUNet become a checkpoint
   jaxtta train --images I --masks M --out run   train a source model (the checkpoint is run/best)
   jaxtta adapt --source source --images I --out result

@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from folders import dataset, record, refused, saving_each_step, source_model, succeeded, table
+from folders import dataset, pixels, record, refused, save, saving_each_step, source_model, succeeded, table
 
 from jaxtta import checkpoint, segmentation
 from jaxtta.core import paths
@@ -370,3 +370,26 @@ def test_a_loss_that_is_not_finite_ends_the_training_in_words(command, place, tm
     said = command(*call, "--learning-rate", "1e30")
     assert said.status == 2 and said.err.count("\n") == 1
     assert "not finite" in said.err and "--learning-rate" in said.err
+
+
+def test_binary_masks_of_any_values_need_no_words(command, tmp_path):
+    """Nothing is said of classes, mask values, channels or size; another centre's masks have other values."""
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        mask = np.zeros((20, 24), np.uint8)
+        mask[6:14, 5:15] = 1
+        image = rng.integers(0, 200, mask.shape, np.uint8) + 50 * mask
+        for centre, value in (("one", 255), ("two", 1)):
+            for part, array in (("images", image), ("masks", value * mask)):
+                (tmp_path / centre / part).mkdir(parents=True, exist_ok=True)
+                save(tmp_path / centre / part / f"{number}.png", array.astype(np.uint8))
+    network = ("--architecture", "unet", "--features", "4,8", "--heads", "none", "--epochs", 1, "--validation", 0)
+    said = succeeded(command("train", *data(tmp_path / "one"), "--out", tmp_path / "run", *network))
+    assert said.out.startswith("4 pictures; in their masks 0 background, 255 class1 (sigmoid, classes 1); channels 1,")
+    assert "size 32x32, batch 8: about 0.0 of " in said.out.splitlines()[0]
+    source, out = tmp_path / "run" / "best", tmp_path / "out"
+    assert checkpoint.load(source).preprocessing.mask_values == (0, 255)
+    call = ("adapt", "--source", source, *data(tmp_path / "two"), "--method", "source", "--out", out)
+    assert "the masks have 1 where those of the source's training had 255" in succeeded(command(*call)).out
+    assert set(np.unique(pixels(out / "masks" / "0.png"))) <= {0, 1} and "dice" in table(out)[0]
+    refused(command(*call, "--overwrite", "--mask-values", "0,7"), "unknown mask values 1", "--mask-values")

@@ -17,7 +17,7 @@ SHARE = 0.6  # of the memory, that a step may take: data, XLA's own and others t
 # head beside the segmentation adds, as a share of that.
 MAPS = {18: 8.3, 34: 9.2, 50: 18.0, 101: 28.0, 152: 40.0}
 MAPS_UNET = 24.0
-HEAD = 0.8
+HEAD = 0.4
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 

@@ -51,9 +51,8 @@ def train_network(
         preprocessing: how images and masks are prepared; kept in the checkpoint.
         network: configuration of the network; classes and channels are those of task and preprocessing.
     """
-    recipe = fitting.Recipe.of(
-        dataclasses.replace(plan, batch=derived.BATCHES[0] if plan.batch is None else plan.batch)
-    )
+    batch = derived.BATCHES[0] if plan.batch is None else plan.batch
+    recipe = fitting.Recipe.of(plan)._replace(batch=batch)
     fitting.check_recipe(recipe, validation=plan.validation)
     check_labels(preprocessing.mask_values, task)
     model = build({**network, "classes": task.classes, "channels": preprocessing.channels})
