@@ -4,7 +4,11 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+import time
 from typing import NoReturn
+
+GRACE = 3.0  # seconds in which the main thread hears a signal, unless it compiles
 
 
 def main() -> int:
@@ -16,6 +20,10 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             signal.signal(number, _stopped)
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(heard,), daemon=True).start()
     from jaxtta import cli
 
     try:
@@ -31,6 +39,17 @@ def _stopped(number: int, _) -> None:
     if number == signal.SIGINT:
         os.write(2, b"jaxtta: interrupted; go on with --resume where the command has it\n")
     _end(128 + number)
+
+
+def _watch(heard: int) -> None:
+    """Ends the process on a signal that the main thread does not come to hear, unless a run is to save its state; a
+    second signal ends that too."""
+    for count in range(2**31):
+        number = os.read(heard, 1)[0]
+        time.sleep(GRACE)
+        run = getattr(sys.modules.get("jaxtta.runs.folder"), "RunFolder", None)
+        if number in (signal.SIGINT, signal.SIGTERM) and (count or run is None or not run.saving):
+            _stopped(number, None)
 
 
 def _end(status: int) -> NoReturn:

@@ -58,7 +58,10 @@ class RunFolder:
         out: the folder.
         share: which of the processes this is.
         record: the content of `run.json`; of several processes this one's part.
+        saving: how many runs of this process are inside of `steps`.
     """
+
+    saving = 0
 
     def __init__(self, out: Path, *, overwrite: bool = False, resume: bool = False, share: Share = ALONE):
         """Looks at nothing yet.
@@ -182,10 +185,12 @@ class RunFolder:
     def steps(self) -> Iterator[None]:
         """Inside, a signal to stop waits for the next state that is saved: ask `due` after each step."""
         self._waits, self._saved = True, time.perf_counter()
+        RunFolder.saving += 1
         try:
             yield
         finally:
             self._waits = False
+            RunFolder.saving -= 1
         self._stop_if_asked()
 
     def due(self, *, whole: bool = True) -> bool:
