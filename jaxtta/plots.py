@@ -60,7 +60,9 @@ def along_stream(tables: Mapping[str, Sequence[Mapping]], path: Path) -> None:
     same = _same_throughout({method: np.array([row["dice"] for row in rows]) for method, rows in tables.items()})
     for column, domain in enumerate(domains):
         for number, (method, rows) in enumerate(tables.items()):
-            inside, look = [row for row in rows if row["domain"] == domain], looks[method] | {"markersize": 3}
+            inside = [row for row in rows if row["domain"] == domain]
+            drawn = next(first for first, names in same.items() if method in names.split(" = "))
+            look = looks[drawn] | {"markersize": 3}
             place, dice = np.arange(1, len(inside) + 1), np.array([row["dice"] for row in inside])
             if method in same:
                 axes[0, column].plot(place, dice, ".", color=look["color"], alpha=0.35)

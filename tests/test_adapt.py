@@ -169,7 +169,8 @@ def test_each_domain_starts_from_the_source(command, place, tmp_path):
     first = [{k: v for k, v in row.items() if k != "domain"} for row in timeless(table(alone))]
     assert second == first
     assert same_pictures(both / "south", alone) == 2
-    assert {p.name for p in both.iterdir()} == {"north", "south", "predictions.csv", "run.json", LIST}
+    expected = {"north", "south", "predictions.csv", "report.html", "run.json", LIST}
+    assert {p.name for p in both.iterdir()} == expected
     run = record(both)
     assert list(run["domains"]) == ["north", "south"] and run["domains"]["south"]["images"] == 2
     # Three images here and two there weigh the same.

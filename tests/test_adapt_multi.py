@@ -56,7 +56,7 @@ def test_by_default_the_pair_of_tgma_without_any_mask(place, tmp_path):
     said = adapt_multi(plan(place, out, scored=False, overlays=True, probabilities=True))
     assert said == record(out) and said["status"] == "finished" and said["arms"] == ["tgma"]
     assert {p.name for p in out.iterdir()} == {
-        *("masks", "overlays", "probabilities", "models"),
+        *("masks", "overlays", "probabilities", "models", "report.html"),
         *("predictions.csv", "itm.csv", "sources.csv", "training.csv", "run.json", LIST),
     }
     for name in ("0", "1", "2"):

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from jaxtta import cli
-from jaxtta.plans import COMMANDS, Adaptation, Calibration, Evaluation, MultiAdaptation, Ranking, SourceTraining
+from jaxtta.benchmarks.configuration import resolved
+from jaxtta.plans import (
+    COMMANDS,
+    Adaptation,
+    Benchmark,
+    Calibration,
+    Evaluation,
+    MultiAdaptation,
+    Ranking,
+    SourceTraining,
+)
 from jaxtta.plans.again import command_line
 
 BOTH = {"images": (Path("a b/i"), Path("c")), "masks": (Path("m"), Path("n")), "out": Path("it's")}
@@ -18,6 +28,10 @@ PLANS = {
     ),
     "train": SourceTraining(
         **BOTH, size=(64, 96), names=("disc", "cup"), mask_values=(0, 7, 9), learning_rate=2e-3, heads=("none",)
+    ),
+    "benchmark": Benchmark(
+        sources={"plain": Path("p"), "strong": Path("s")}, **BOTH, seeds=(0, 1), orders=(("a", "b"), ("b", "a")),
+        methods=("tent:learning_rate=0.1", "sar"), protocols=("reset", "mixed"),
     ),
     "calibrate": Calibration(source=Path("s"), **BOTH),
     "rank": Ranking(sources=(Path("x"), Path("y")), **BOTH),
@@ -35,7 +49,8 @@ def test_the_command_line_of_a_plan_makes_it_again(name):
     assert words[:2] == ["jaxtta", name]
     read = cli.parse(words[1:], given=given)
     made = COMMANDS[name.replace("-", "_")].make(**{field: getattr(read, field) for field in given})
-    assert made == PLANS[name]
+    plan = PLANS[name]
+    assert made == (resolved(plan) if name == "benchmark" else plan)
 
 
 def test_how_a_plan_was_run_is_left_out():

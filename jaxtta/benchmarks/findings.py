@@ -30,7 +30,7 @@ POINTS = "Each method as a point: seconds per image along, mean Dice up; the num
 
 
 def write_report(
-    out: Path, record: Mapping[str, Any], rows: Rows, costs: Rows, task: Task, *, cells: Sequence[Cell]
+    out: Path, record: Mapping[str, Any], rows: Rows, costs: Rows, task: Task, *, cells: Sequence[Cell], again: str = ""
 ) -> list[dict[str, Any]]:
     """Writes `tables/`, `figures/` and `report.html`; returns the summary of scores.
 
@@ -41,6 +41,7 @@ def write_report(
         costs: of `costs.csv`.
         task: what is segmented.
         cells: what was run.
+        again: the command line, where one says it all.
     """
     scores = summary(rows, task.names[task.foreground], against=record["against"])
     written = {
@@ -74,7 +75,7 @@ def write_report(
     refused = [f"{one['method']} on {one['source']}: {one['error']}" for one in record["refused"]]
     page = report(
         "Test-time adaptation compared", sections, verdict=verdict(scores), gallery=gallery, skipped=[*refused, *bad],
-        record=run,
+        repeat=again, record=run,
     )  # fmt: skip
     write_text(out / "report.html", page)
     return scores

@@ -73,6 +73,7 @@ class MultiAdaptation(Resumable, Maps, MaskValues, MaskedImages, Metrics):
       OUT/sources.csv            the sources by their DTM
       OUT/itm.csv                how well each source suits each image, slice or window, from 0 to 1
       OUT/models/                of tgma: main and auxiliary, source models as any other
+      OUT/report.html            sources, arms and images on one page, and how to repeat it
       OUT/training.csv           of tgma: loss and weight of the main network after each epoch
       OUT/run.json               versions, configuration, seed, device, digests of the sources, DTM, weights, means
     All images together are one target, whatever their domains.

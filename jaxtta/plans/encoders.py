@@ -72,6 +72,7 @@ class Evaluation(Resumable, Labels, MaskedImages):
       OUT/scores.csv             a row for each run: Dice of each class, mean over the test files on their own grids
       OUT/spectrum.csv           singular values of each encoder on the test images; spectrum.png with the extra plots
                                  shows them, and those of the projectors that pretrain wrote beside its encoders
+      OUT/report.html            all of it on one page, and how to repeat it
       OUT/run.json               versions, configuration, device, digests of the encoders, files
     Images are prepared as the encoders' were. Nothing is kept aside to choose an epoch: the last one is scored. Linear
     evaluation shows the images as they are, fine-tuning augments them. What is trained is scored and not kept.

@@ -83,6 +83,7 @@ class Ranking(Resumable, Recipe, LabelsOfEncoder, MaskedImages, Metrics):
                                  epoch's loss
                                  others: mean over the images; with masks the true Dice in percent, and Pearson's and
                                  Spearman's correlation with it over the images
+      OUT/report.html            the ranking in a sentence and as a table, and how to repeat it
       OUT/layers.csv             of ac_corr: its value for each norm layer
       OUT/images.csv             of the others: a row for each source and image
       OUT/run.json               versions, configuration, seed, device, digests of the sources; with masks the

@@ -97,6 +97,19 @@ def write_report(
     write_text(out / "report.html", page)
 
 
+def overlays_of(out: Path, rows: Rows, task: Task, *, several: bool) -> Gallery:
+    """The gallery of a folder's overlays, the worst first where there are masks.
+
+    Args:
+        out: the folder.
+        rows: of its `predictions.csv`.
+        task: what is segmented.
+        several: whether there is a folder for each domain.
+    """
+    rows = [dict(row) for row in _ordered(rows)]
+    return _gallery(_shots(out, rows, {}, None, several), rows, task)
+
+
 def verdict(record: Mapping[str, Any], *, gain: float = math.nan) -> Verdict:
     """Whether it helped, or that nothing says so, and what would.
 
@@ -231,7 +244,9 @@ def _gallery(shots: list[Shot], rows: Rows, task: Task) -> Gallery:
     return Gallery(shots, text + few, orders, names=names, reference=scored)
 
 
-def _shots(out: Path, rows: list[dict], named: Mapping[tuple, Case], before: "_Before", several: bool) -> list[Shot]:
+def _shots(
+    out: Path, rows: list[dict], named: Mapping[tuple, Case], before: "_Before | None", several: bool
+) -> list[Shot]:
     """Pictures of the first rows, beside the source's where the run knows that it decided otherwise; notes the gain."""
     shots: list[Shot] = []
     for number, row in enumerate(rows):
@@ -241,7 +256,7 @@ def _shots(out: Path, rows: list[dict], named: Mapping[tuple, Case], before: "_B
         if not path.is_file():
             continue
         case, pair = named.get((row["domain"], row["name"])), (None, {})
-        if row.get("changed", 0) > 0 and case is not None:
+        if row.get("changed", 0) > 0 and None not in (case, before):
             pair = before.of(case)
         gain = row["dice"] - pair[1]["dice"] if "dice" in pair[1] else math.nan
         if math.isfinite(gain):

@@ -205,7 +205,8 @@ def _serve(ready: Ready, folder: RunFolder) -> float:
     states = states if kept is None else streams.put(kept)
     began = time.perf_counter()
     if done < len(ticks):
-        streams.compile(key, ticks[0], states, blank)
+        with progress.doing(plan.method):
+            streams.compile(key, ticks[0], states, blank)
     compile_seconds = time.perf_counter() - began
     folders = writing.Folders(folder.out, probabilities=plan.probabilities, overlays=plan.overlays)
 

@@ -17,6 +17,8 @@ from jaxtta.data.kinds import to_dict
 from jaxtta.data.prefetch import completed
 from jaxtta.data.sample import Assembly
 from jaxtta.plans import MultiAdaptation
+from jaxtta.plans.again import command_line
+from jaxtta.reports.answers import multi_report
 from jaxtta.runs import derived, fitting, inputs, results, writing
 from jaxtta.runs.folder import STATE, RunFolder, in_folder
 from jaxtta.transfer import arms, tgma
@@ -66,7 +68,11 @@ def adapt_multi(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
     told = {"sources": [str(path) for path in plan.sources], "images": [str(path) for path in plan.images]}
     if not folder.begin(identity, reads, scratch=[ARRAYS, STATE], **told, bad=checked.bad):
         return folder.record
-    return folder.finish(**_run(plan, folder, named, chosen, checked.cases))
+    result = _run(plan, folder, named, chosen, checked.cases)
+    several, rows = len({case.domain for case in checked.cases}) > 1, results.read_rows(folder.out / results.TABLE)
+    told, again = {**folder.record, **result}, command_line("adapt-multi", plan)
+    multi_report(folder.out, told, rows, first.task, again=again, several=several)
+    return folder.finish(**result)
 
 
 def _run(

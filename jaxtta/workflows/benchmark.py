@@ -1,5 +1,6 @@
 """`jaxtta benchmark`: every method on the same sources, images, protocols, orders and seeds, cell by cell."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from jaxtta.core import InputError, Method, given
 from jaxtta.methods import METHODS
 from jaxtta.names import of_label
 from jaxtta.plans import Benchmark, Synthesis
+from jaxtta.plans.again import command_line
+from jaxtta.plans.benchmarks import PROTOCOLS
 from jaxtta.runs import results
 from jaxtta.runs.folder import RunFolder
 from jaxtta.workflows.demo import CENTRES, CHECKPOINTS, demo_checkpoint
@@ -131,7 +134,9 @@ def _report(checked: Ready, refused: Mapping[tuple[str, str], str], record: dict
     rows = [row for cell in done for row in results.read_rows(_file(out, cell))]
     results.write_rows(out / RESULTS, rows)
     task = next(iter(checked.loaded.values())).task
-    return write_report(out, record, rows, results.read_rows(out / COSTS), task, cells=done)
+    known = all(PROTOCOLS.get(name) == protocol for name, protocol in plan.protocols.items())  # none of one's own
+    again = command_line("benchmark", dataclasses.replace(plan, protocols=tuple(plan.protocols))) if known else ""
+    return write_report(out, record, rows, results.read_rows(out / COSTS), task, cells=done, again=again)
 
 
 def _run(checked: Ready) -> dict[tuple[str, str], str]:

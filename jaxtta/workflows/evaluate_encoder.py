@@ -18,7 +18,9 @@ from jaxtta.encoders import spectrum
 from jaxtta.encoders.moco import pooled
 from jaxtta.models import build, features
 from jaxtta.plans import Evaluation, SourceTraining
+from jaxtta.plans.again import command_line
 from jaxtta.plans.encoders import RATES
+from jaxtta.reports.answers import evaluation_report
 from jaxtta.runs import derived, fitting, inputs, results
 from jaxtta.runs.folder import RunFolder, in_folder
 from jaxtta.transfer.sources import short_names
@@ -64,6 +66,8 @@ def evaluate(plan: Evaluation, folder: RunFolder) -> dict[str, Any]:
     for row in table:
         row["effective_rank"] = ranks[row["arm"]]["encoder"]["effective_rank"]
     results.write_rows(folder.out / TABLE, table)
+    told = {**folder.record, "table": table}
+    evaluation_report(folder.out, told, again=command_line("evaluate-encoder", plan))
     return folder.finish(table=table, spectrum=ranks)
 
 

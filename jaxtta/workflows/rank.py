@@ -12,6 +12,8 @@ from jaxtta.core import InputError
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
 from jaxtta.plans import Ranking
+from jaxtta.plans.again import command_line
+from jaxtta.reports.answers import ranking_report
 from jaxtta.runs import fitting, inputs, results, writing
 from jaxtta.runs.folder import RunFolder, in_folder
 from jaxtta.transfer.lftm import METRICS
@@ -56,6 +58,7 @@ def rank(plan: Ranking, folder: RunFolder) -> dict[str, Any]:
         result = _label_free_ranking(plan, sources, found)
     for name, rows in {**result.pop("tables"), "ranking": result["ranking"]}.items():
         results.write_rows(folder.out / f"{name}.csv", rows)
+    ranking_report(folder.out, {**folder.record, **result}, again=command_line("rank", plan))
     return folder.finish(**result)
 
 

@@ -25,9 +25,7 @@ def _described(module: str, record: Mapping[str, Any]) -> str:
 
 
 def _written(module: str, *read: str) -> Callable[[Any, Mapping[str, Any]], list[str]]:
-    return lambda plan, record: [
-        _described(module, record), _left_out(plan, record, *read), f"written to {plan.out}",
-    ]  # fmt: skip
+    return lambda plan, record: [_described(module, record), _left_out(plan, record, *read), _with_report(plan)]
 
 
 def _trained(plan: Any, record: Mapping[str, Any]) -> list[str]:
