@@ -335,7 +335,7 @@ def test_a_run_that_skipped_every_update_ends_with_status_2_when_all_is_written(
     assert record(tmp_path / "out")["status"] == "finished" and files(tmp_path / "out") >= {"masks/a"}
 
 
-def test_without_a_monitor_everything_is_adapted_to_and_nothing_else_changes(command, place, tmp_path):
+def test_without_a_monitor_everything_is_adapted_to_and_nothing_else_changes(command, place, tmp_path, optimised):
     call = ["adapt", "--source", place / "nested", *TENT, "--images", place / "north" / "images"]
     for name, more in (("on", []), ("off", ["--monitor", "off"])):
         succeeded(command(*call, *more, "--out", tmp_path / name))
@@ -345,16 +345,19 @@ def test_without_a_monitor_everything_is_adapted_to_and_nothing_else_changes(com
     assert same_pictures(tmp_path / "on", tmp_path / "off") == 3
 
 
+def turned(walk, turn, *where, **options):
+    for parent, folders, names in walk(*where, **options):
+        names.sort(reverse=turn)
+        yield parent, folders, names
+
+
 def test_same_bytes_whatever_the_threads_and_the_order_on_disk(command, place, tmp_path, monkeypatch):
     call = ["adapt", "--source", place / "nested", *TENT, "--probabilities"]
     names = sorted((place / "north" / "images").iterdir())
     for out, order, threads in (("one", names, 1), ("two", names[::-1], 7)):
         for path in order:
             save(tmp_path / f"to_{out}" / "images" / path.name, pixels(path))
-        listed = os.listdir
-        monkeypatch.setattr(
-            os, "listdir", lambda *where, _turn=threads, _listed=listed: sorted(_listed(*where), reverse=_turn > 1)
-        )
+        monkeypatch.setattr(os, "walk", functools.partial(turned, os.walk, threads > 1))
         monkeypatch.setattr(stream, "READERS", threads)
         monkeypatch.setattr(stream, "FINISHERS", threads)
         succeeded(command(*call, "--images", tmp_path / f"to_{out}" / "images", "--out", tmp_path / out))
