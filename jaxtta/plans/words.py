@@ -5,11 +5,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+MOST = 1_000_000  # of whatever is counted: more is a slip of the keyboard
+
 
 def size(text: str) -> tuple[int, ...]:
     """`(height, width)` of `512` or `384x512`, `(depth, height, width)` of `32x64x64`."""
     parts = text.lower().split("x")
-    if len(parts) > 3 or not all(part.isdecimal() and int(part) for part in parts):
+    if len(parts) > 3 or not all(part.isdecimal() and len(part) < 99 and int(part) for part in parts):
         raise ValueError(f"{text!r}: expected one number, HEIGHTxWIDTH or DEPTHxHEIGHTxWIDTH, as in 512 or 384x512")
     return tuple(int(part) for part in (parts if len(parts) > 1 else parts * 2))
 
@@ -43,8 +45,10 @@ def numbers(text: str) -> tuple[int, ...]:
 
 def positive(text: str) -> int:
     """A whole number from 1 on."""
-    if not (text.isdecimal() and int(text)):
-        raise ValueError(f"{text!r}: expected a whole number from 1 on")
+    if not (text.isdecimal() and int(text[:99])):
+        raise ValueError(f"{text[:99]!r}: expected a whole number from 1 on")
+    if len(text) > 99 or int(text) > MOST:
+        raise ValueError(f"{text[:99]!r}: the most is {MOST}; give a smaller number")
     return int(text)
 
 
