@@ -17,7 +17,7 @@ COMMANDS = (
 )
 MODULES = (
     *("benchmarks", "calibration", "checkpoint", "cli", "core", "data", "distributed", "encoders", "errors", "losses"),
-    *("methods", "metrics", "models", "objectives", "plans", "plots", "resize", "run", "runs", "schedule"),
+    *("methods", "metrics", "models", "names", "objectives", "plans", "plots", "resize", "run", "runs", "schedule"),
     *("segmentation", "stablehlo", "stats", "style", "synthetic", "torch_import", "transfer", "views", "workflows"),
     "wrappers",
 )

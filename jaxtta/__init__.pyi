@@ -17,6 +17,7 @@ from jaxtta import losses as losses
 from jaxtta import methods as methods
 from jaxtta import metrics as metrics
 from jaxtta import models as models
+from jaxtta import names as names
 from jaxtta import objectives as objectives
 from jaxtta import plans as plans
 from jaxtta import plots as plots

@@ -37,7 +37,7 @@ ONE_FILE_OWNS = {
     "torch": "torch_import.py",
     "nibabel": "data/nifti.py",
     "matplotlib": "plots.py",
-    "PIL": "data/images.py data/tiff.py",
+    "PIL": "data/images.py data/png.py data/tiff.py",
     "jinja2": "benchmarks/report.py",
 }
 DEVICE_WORDS = {"jit", "pmap", "shard_map", "psum", "pmean", "pcast", "all_gather", "axis_index"}
