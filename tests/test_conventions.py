@@ -39,7 +39,7 @@ ONE_FILE_OWNS = {
     "torch": {"torch_import.py", "torch_export.py", "torch_program.py", "nnunet_import.py"},
     "nibabel": "data/nifti.py",
     "matplotlib": "plots.py",
-    "PIL": {"data/images.py", "data/tiff.py", "data/captions.py"},  # pixels, letters
+    "PIL": {"data/images.py", "data/png.py", "data/tiff.py", "data/captions.py"},  # pixels, letters
     "jinja2": "reports/page.py",
 }
 DEVICE_WORDS = {"jit", "pmap", "shard_map", "psum", "pmean", "pcast", "all_gather", "axis_index"}

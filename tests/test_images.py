@@ -281,3 +281,17 @@ def test_label_png_shows_colours(tmp_path):
     assert len({tuple(colour) for colour in seen.tolist()}) == 3 and seen[1:].max(axis=-1).min() > 150
     with pytest.raises(IndexError):
         images.write_label_png(tmp_path / "m.png", labels, (0, 1))
+
+
+@pytest.mark.parametrize("interlaced", [0, 1])
+def test_a_png_of_fewer_rows_than_it_says(tmp_path, interlaced):
+    path = tmp_path / "a.png"
+    for samples, bits in ((GREY[..., None], 8), (RGB, 8), (DEEP[..., None], 16), (GREY[..., None] % 2, 1)):
+        png(path, samples, 2 if samples.shape[-1] == 3 else 0, bits)
+        content = bytearray(path.read_bytes())
+        images.read_image(path)
+        content[20:24], content[28] = struct.pack(">I", 14), interlaced
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"truncated: .* bytes of pixels"):
+            images.read_image(path)

@@ -1,4 +1,4 @@
-"""Image files in and out, and resizing: with `jaxtta.data.tiff`, the only file that knows Pillow.
+"""Image files in and out, and resizing: with its decoders, the only file that knows Pillow.
 
 An image is `[h, w, channels]` with 1 or 3 channels, the numbers that are stored; a mask is `[h, w]`, int32. A size is
 `(height, width)`. PNG, JPEG, TIFF and BMP are read, one frame a file, by one decoder for both: the stored numbers come
@@ -7,52 +7,21 @@ and inverts what it can.
 """
 
 import io
-import struct
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import Image, JpegImagePlugin
 
 from jaxtta.core import InputError
-from jaxtta.data import bmp, tiff
+from jaxtta.data import bmp, png, tiff
 from jaxtta.data.palette import colours
-from jaxtta.data.stored import MOST_BYTES, Stored, check_extent
+from jaxtta.data.stored import MOST_BYTES, Stored, check_extent, exif_orientation
 from jaxtta.written import replacing
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-
-
-def _png(content: bytes) -> Stored:
-    """Pillow has no modes for colour of 16 bits: their bytes are taken from it, high ones and low ones."""
-    width, height, bits, colour = struct.unpack(">IIBB", content[16:26])
-    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    check_extent(height, width, samples * max(bits, 8))
-    deep = bits == 16 and samples > 1
-    if deep and colour == 4:  # grey and alpha of 16 bits lie in the file as four samples of 8 do
-        header = content[12:24] + b"\x08\x06" + content[26:29]
-        content = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
-    with PngImagePlugin.PngImageFile(io.BytesIO(content)) as frame:
-        if getattr(frame, "n_frames", 1) > 1:
-            raise InputError(f"{frame.n_frames} frames in one file, expected 1; save each frame as a file of its own")
-        pixels, orientation = np.array(frame), _orientation(frame)
-        table = frame.getpalette("RGB")
-        palette = np.array(table, np.uint8).reshape(-1, 3) if colour == 3 else None
-    if deep and colour == 4:
-        pixels = pixels.view(">u2").astype(np.uint16)
-    elif deep:
-        with PngImagePlugin.PngImageFile(io.BytesIO(content)) as frame:
-            frame.tile = [tile._replace(args=tile.args.replace("16B", "16L")) for tile in frame.tile]
-            pixels = pixels.astype(np.uint16) << 8 | np.array(frame)
-    pixels = pixels.reshape(height, width, samples)
-    if colour == 0 and bits in (2, 4):  # which Pillow stretches
-        pixels = pixels // (255 // (2**bits - 1))
-    pixels = pixels.astype(np.uint16 if bits == 16 else np.uint8)
-    alpha = pixels[..., -1] if samples in (2, 4) else None
-    return Stored(pixels[..., : samples - (alpha is not None)], bits, palette, alpha, orientation)
 
 
 def _jpeg(content: bytes) -> Stored:
@@ -62,19 +31,11 @@ def _jpeg(content: bytes) -> Stored:
         if frame.mode not in ("L", "RGB"):
             raise InputError(f"{frame.mode} colours, expected grey or RGB; save it as 8-bit RGB")
         pixels = np.array(frame)
-        return Stored(pixels.reshape(*pixels.shape[:2], -1), orientation=_orientation(frame), lossy=True)
-
-
-def _orientation(frame: Image.Image) -> int:
-    """As EXIF says; a damaged EXIF block says nothing."""
-    try:
-        return frame.getexif().get(0x0112, 1)
-    except Exception:
-        return 1
+        return Stored(pixels.reshape(*pixels.shape[:2], -1), orientation=exif_orientation(frame), lossy=True)
 
 
 _DECODERS: dict[bytes, Callable[[bytes], Stored]] = {
-    b"\x89PNG": _png, b"\xff\xd8\xff": _jpeg, b"BM": bmp.decode,
+    b"\x89PNG": png.decode, b"\xff\xd8\xff": _jpeg, b"BM": bmp.decode,
     b"II*\0": tiff.decode, b"MM\0*": tiff.decode, b"II+\0": tiff.decode, b"MM\0+": tiff.decode,
 }  # fmt: skip
 

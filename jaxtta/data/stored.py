@@ -4,7 +4,7 @@ A decoder takes the content of a file and refuses by an `InputError` that the pa
 raises is a damaged file.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -72,3 +72,11 @@ def unpacked(rows: np.ndarray, bits: int, count: int) -> np.ndarray:
     for place in range(bits):
         numbers = numbers << 1 | single[..., place]
     return numbers
+
+
+def exif_orientation(frame: Any) -> int:
+    """As the EXIF of a frame of Pillow's says; a damaged EXIF block says nothing."""
+    try:
+        return frame.getexif().get(0x0112, 1)
+    except Exception:
+        return 1

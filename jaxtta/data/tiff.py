@@ -8,6 +8,7 @@ Reference: Adobe, "TIFF Revision 6.0", 1992; Adobe, "TIFF Technical Note 3" (flo
 """
 
 import io
+import re
 import struct
 from typing import Any
 
@@ -78,7 +79,7 @@ def decode(content: bytes) -> Stored:
     depths, signs, photometric = set(tags.all(258, 1)), set(tags.all(339, 1)), tags.one(262, -1)
     bits, sign = max(depths), _SIGNS.get(max(signs))
     colours = _COLOURS.get(photometric)
-    if tags.one(32997, 1) > 1 or b"\nimages=" in bytes(tags.all(270)):
+    if tags.one(32997, 1) > 1 or re.search(rb'\nimages=|"truncate": true', bytes(tags.all(270))):
         raise InputError("a stack of several images in one file; save each as a file of its own")
     if len(depths) > 1 or len(signs) > 1 or sign is None or not (
         bits in (8, 16, 32, 64)[sign == "f" :] or (sign == "u" and bits < 16)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+MANY = 1_000_000  # of whatever is counted: more is a slip of the keyboard
 MOST = 2**31 - 1  # of a whole number: more, no array has
 
 
@@ -69,8 +70,10 @@ def reals(text: str) -> tuple[float, ...]:
 
 def positive(text: str) -> int:
     """A whole number from 1 on."""
-    if not _is_positive(text):
-        raise ValueError(f"{_short(text)}: expected a whole number from 1 to {MOST}")
+    if not (text.isdecimal() and text.strip("0")):
+        raise ValueError(f"{_short(text)}: expected a whole number from 1 on")
+    if not _is_whole(text, MANY):
+        raise ValueError(f"{_short(text)}: the most is {MANY}; give a smaller number")
     return int(text)
 
 

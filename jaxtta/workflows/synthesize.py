@@ -11,6 +11,7 @@ from jaxtta.core import InputError
 from jaxtta.data import images, nifti
 from jaxtta.data.labels import FUNDUS_VALUES
 from jaxtta.plans import Synthesis
+from jaxtta.plans.words import MOST
 from jaxtta.synthetic.abdomen import CENTRES as CTS
 from jaxtta.synthetic.abdomen import abdomen
 from jaxtta.synthetic.fundus import CENTRES, fundus
@@ -64,8 +65,11 @@ def synthesize(plan: Synthesis) -> list[Path]:
     unknown = [name for name in centres if name not in known]
     if unknown:
         raise InputError(f"no centre of {kind} is called {', '.join(unknown)}; choose from {', '.join(known)}")
-    if count < 1 or size < 32:
-        raise InputError(f"count is {count} and size {size}; expected at least 1 image and 32 pixels")
+    if not (1 <= count <= MOST and 32 <= size <= 16 * usual):
+        raise InputError(
+            f"count is {count} and size {size}; expected at least 1 image and 32 pixels, "
+            f"at most {MOST} and {16 * usual}"
+        )
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise InputError(f"{out}: not empty; give another folder")
 
