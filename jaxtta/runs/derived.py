@@ -48,6 +48,12 @@ class Looked(NamedTuple):
 
     kind: str
     modalities: int
+    numbered: bool = False
+
+    @property
+    def files(self) -> str:
+        """The kind of the files."""
+        return self.kind
 
 
 def training(plan: SourceTraining) -> tuple[SourceTraining, Task, str]:
@@ -62,7 +68,7 @@ def training(plan: SourceTraining) -> tuple[SourceTraining, Task, str]:
         plan = dataclasses.replace(plan, channels=modalities_of(plan.images[0]))
     cases = inputs.find_all(list(plan.images), list(plan.masks), Looked(kind, plan.channels or 1), root=plan.root)
     fitting.require_masks(cases, "training")
-    task, labels = task_for(plan, cases, kind)
+    task, labels = task_for(plan, cases)
     told = f"{len(cases)} {'pictures' if kind == 'image' else 'volumes'}; {_labels(task, labels)}"
     plan = dataclasses.replace(plan, classes=task.classes, activation=task.activation, mask_values=labels)
     if None in (plan.size, plan.channels):
@@ -115,7 +121,7 @@ def fitted(
     return chosen
 
 
-def task_for(plan: Any, cases: Sequence[Case], kind: str) -> tuple[Task, tuple[int, ...] | str]:
+def task_for(plan: Any, cases: Sequence[Case]) -> tuple[Task, tuple[int, ...] | str]:
     """What a plan with `classes`, `activation`, `names` and `mask_values` segments, and the value of each label; the
     masks are read where one of them is open.
 
@@ -125,7 +131,7 @@ def task_for(plan: Any, cases: Sequence[Case], kind: str) -> tuple[Task, tuple[i
     given = {"classes": plan.classes, "activation": plan.activation}
     labels = plan.mask_values
     simple = labels is not None and (labels == "fundus" or len(labels) == 2 or any(one for one in given.values()))
-    found = None if simple else masks_of(cases, kind, quiet=plan.quiet)
+    found = None if simple else masks_of(cases, kind_of(cases[0].image), quiet=plan.quiet)
     return values.task_of(found, values=labels, **given, names=plan.names)
 
 
@@ -175,7 +181,7 @@ def _only_other(plan: MaskedImages, images: Sequence[Path], preprocessing: Any) 
     try:
         cases = inputs.find_all(list(images), list(plan.masks), preprocessing, root=plan.root)
         for case in (case for case in cases[:FEW] if case.mask is not None):
-            others = sorted(set(values.seen(_mask(case, preprocessing.kind)).values) - {0})
+            others = sorted(set(values.seen(_mask(case, kind_of(case.image))).values) - {0})
             if others:
                 return others[0] if len(others) == 1 and others[0] > 0 else None
     except InputError:  # what is wrong is said where all files are checked

@@ -101,7 +101,7 @@ def _arms(plan: Evaluation) -> Arms:
     first = loaded[0].preprocessing
     cases = inputs.find_all(list(plan.images), list(plan.masks), first, root=plan.root)
     fitting.require_masks(cases, "evaluation")
-    task, values = derived.task_for(plan, cases, first.kind)
+    task, values = derived.task_for(plan, cases)
     preprocessing = dataclasses.replace(first, mask_values=values)
     for path, one in zip(paths, loaded):
         if dataclasses.replace(one.preprocessing, mask_values=values) != preprocessing:

@@ -81,7 +81,7 @@ def begun(path: Path, plan: LabelsOfEncoder) -> checkpoint.Checkpoint:
         raise InputError(f"{path}: segments {', '.join(loaded.task.names)}, which stays; leave `classes` out")
     cases = inputs.find_all(list(plan.images), list(plan.masks), loaded.preprocessing, root=plan.root)
     fitting.require_masks(cases, "a task")
-    task, values = derived.task_for(plan, cases, loaded.preprocessing.kind)
+    task, values = derived.task_for(plan, cases)
     model = build({**loaded.model.config, "classes": task.classes, "heads": ("segmentation",)})
     preprocessing = dataclasses.replace(loaded.preprocessing, mask_values=values)
     return loaded._replace(model=model, task=task, preprocessing=preprocessing)
