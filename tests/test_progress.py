@@ -88,6 +88,13 @@ def test_elsewhere_a_plain_line_is_told_rarely(log, monkeypatch):
     assert 1 <= len(told) <= 4 and set(told) <= {"adapt: compiling", "adapt: compiling 1 s"}
 
 
+def test_a_notebook_is_watched_though_it_is_no_terminal(monkeypatch):
+    stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    monkeypatch.setattr(progress, "sys", types.SimpleNamespace(stderr=stream))
+    with progress.command("adapt"):
+        assert stream.getvalue().endswith("adapt")
+
+
 def test_what_is_printed_stands_above_the_line(screen, capsys):
     with progress.command("train"):
         progress.write("epoch 1")
