@@ -4,6 +4,7 @@ Pure, as the method is: it runs inside the compiled program, under `vmap`, and s
 happens the method's state and prediction are what they are without it.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -113,7 +114,9 @@ def monitored(method: Method, model: Model, task: Task, *, drift: str = "reset")
         agreement = jnp.where(looks, (1 - RECENT) * state.agreement + RECENT * now, state.agreement)
         drifted = adapts & ((moved > FAR) | (agreement < AGREEMENT))
         if drift == "reset":
-            kept = jax.lax.cond(drifted, lambda: start, lambda: kept)
+            # Chosen by what is each stream's own: over devices the two branches would not be of one type otherwise.
+            anew_from = functools.partial(optax.tree.where, state.seen >= 0, start, kept)
+            kept = jax.lax.cond(drifted, anew_from, lambda: kept)
             logits = jnp.where(drifted, anew, logits)
         held = state.held | drifted if drift == "hold" else state.held
         event = jnp.where(state.held, HELD, jnp.where(drifted, ACTIONS[drift], event))
