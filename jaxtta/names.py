@@ -89,6 +89,6 @@ def check(
         if alike(made) in seen:
             raise InputError(
                 f"the {what} {name!r} makes the same file as {seen[alike(made)]}; "
-                "give names that differ in more than case and signs"
+                "give another, that differs in more than case and signs"
             )
         seen[alike(made)] = repr(name)
