@@ -67,6 +67,7 @@ def describe(record: dict[str, Any]) -> str:
     rows = [list(record["ranking"][0])]
     for row in [*record["ranking"], *record.get("correlation", [])]:
         cells = [row.get(name, "") for name in rows[0]]
+        cells = [np.nan if cell is None else cell for cell in cells]  # as JSON has it
         rows.append([cell if isinstance(cell, str) else f"{cell:.4g}" for cell in cells])
     order = record.get("ordered_by", record["by"])
     return f"{results.aligned(rows)}\nbest first: the higher {order}, the better a source suits these images"
