@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxtta import progress, run, stats
+from jaxtta import run, stats
 from jaxtta.checkpoint import Checkpoint
 from jaxtta.core import Task
 from jaxtta.data import images
@@ -296,13 +296,12 @@ class _Before:
             return None, {}
         self._pairs, self._left = self._pairs - 1, self._left - self._steps[case]
         loaded = self._loaded
-        with progress.doing("report"):
-            sample = loaded.preprocessing.open(case, loaded.task, batch=self._batch)
-            assembly = Assembly(sample, loaded.task, keep=False)
-            for step in range(sample.steps):
-                assembly.add(step, np.asarray(self._predict(sample.inputs(step))))
-            scored = {} if sample.reference is None else writing.scores(assembly, loaded.task)
-            return writing.picture(assembly, scored), scored
+        sample = loaded.preprocessing.open(case, loaded.task, batch=self._batch)
+        assembly = Assembly(sample, loaded.task, keep=False)
+        for step in range(sample.steps):
+            assembly.add(step, np.asarray(self._predict(sample.inputs(step))))
+        scored = {} if sample.reference is None else writing.scores(assembly, loaded.task)
+        return writing.picture(assembly, scored), scored
 
     @functools.cached_property
     def _predict(self) -> Any:

@@ -167,7 +167,8 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
 def _report_on(ready: Ready, folder: RunFolder, rows: list[dict], result: dict[str, Any], *, again: str) -> None:
     several, cases = len({case.domain for case in ready.cases}) > 1, ready.checked.cases
     record = {**folder.record, **result}
-    write_report(folder.out, record, rows, ready.loaded, cases=cases, again=again, several=several)
+    with progress.doing("writing the report"):
+        write_report(folder.out, record, rows, ready.loaded, cases=cases, again=again, several=several)
 
 
 def _streams(cases: list[Case], reset: str) -> list[list[Case]]:
