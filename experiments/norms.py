@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxtta import from_function
-from jaxtta.calibration.measure import moments_of
+from jaxtta.calibration.measure import glance
 from jaxtta.core import InputError, Source, Task
 from jaxtta.methods import METHODS
 from jaxtta.models import Model, build
@@ -48,7 +48,8 @@ def works(factory: Callable, kind: str) -> bool:
         method = factory(model, task)
         jax.eval_shape(method.init, source, images)
         if method.asks:  # what it needs to be told of the source
-            jax.eval_shape(moments_of(model, task), source, images)
+            labels = jax.ShapeDtypeStruct(images.shape[:-1], np.int32)
+            jax.eval_shape(glance(model, task), source, images, labels)
     except InputError:
         return False
     return True
