@@ -97,6 +97,8 @@ def decode(content: bytes) -> Stored:
         known = [("u", 8, 1), ("u", 8, 3)] if compression == _JPEG else [("u", 1, 1)]
         if (sign, bits, samples) not in known or tags.one(284, 1) != 1:
             raise InputError(f"{samples} samples of {bits} bits in this compression; save it without compression")
+        if height > 8 * len(content):
+            raise ValueError(f"{height} rows in {len(content)} bytes")  # each takes a bit at least
         pixels = _picture(content, tags, compression, photometric)
     elif compression in _UNPACKED:
         planes = samples if tags.one(284, 1) == 2 else 1
