@@ -1,4 +1,4 @@
-"""Which methods work on networks with which norm layers, as the table beside the experiments: `python -m experiments.norms`.
+"""Which methods work on networks with which norm layers, as in experiments/README.md: `python -m experiments.norms`.
 
 Nothing is computed: a method is made for a small network of each kind and its state traced, where it refuses if at all.
 """

@@ -1,4 +1,4 @@
-"""Networks without batch norm: what refuses does so before anything is read, and the table beside the experiments says which do."""
+"""Networks without batch norm: what refuses does so before anything is read, and the table says which methods do."""
 
 from pathlib import Path
 

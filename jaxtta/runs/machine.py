@@ -1,14 +1,15 @@
 """What the machine offers, and what a step of training takes of it: the sizes that fit.
 
 The memory of a step is estimated, not measured: the maps that the gradient needs, of every pixel, feature and pass. The
-factors were fitted to what XLA says of compiled steps (`experiments/training_memory.py`), within a third of it.
+factors of ResUNet-18 and 34 were fitted to what XLA says of compiled steps (`experiments/training_memory.py`); those of
+deeper ones and of U-Nets are guesses.
 """
 
-import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+
+from jaxtta.memory import available
 
 GIB = 2**30
 UNKNOWN = 8 * GIB  # bytes of a machine that does not tell
@@ -18,14 +19,13 @@ SHARE = 0.6  # of the memory, that a step may take: data, XLA's own and others t
 MAPS = {18: 8.3, 34: 9.2, 50: 18.0, 101: 28.0, 152: 40.0}
 MAPS_UNET = 24.0
 HEAD = 0.4
-LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 class Machine(NamedTuple):
     """Where a network is trained.
 
     Attributes:
-        memory: bytes that are free, or in a container its limit where that is less.
+        memory: bytes that it can still have, see `jaxtta.memory`.
         accelerated: whether it is a GPU or TPU.
     """
 
@@ -38,26 +38,7 @@ def machine() -> Machine:
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         return Machine((device.memory_stats() or {}).get("bytes_limit", 2 * UNKNOWN), True)
-    return Machine(min([_free(), *map(_limit, LIMITS)]), False)
-
-
-def _free() -> int:
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):  # no Linux
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, OSError, ValueError):
-        return UNKNOWN
-
-
-def _limit(file: str) -> int:
-    try:
-        return int(Path(file).read_text())
-    except (OSError, ValueError):  # none, or `max`
-        return 2**62
+    return Machine(available() or UNKNOWN, False)
 
 
 def step_bytes(network: dict[str, Any], size: tuple[int, ...], batch: int) -> int:
