@@ -20,7 +20,7 @@ from jaxtta.wrappers import guarded, predicted_again
 CELLS = 16  # along each axis, in which an image is averaged; one is 4 pixels wide at least
 NOISE = 0.1  # share of the variance between cells below which an image is noise: white noise has one over their pixels
 STEP, SATURATED = 1 / 255, 0.99  # of the range: how near its ends is at them, and the share of pixels that may be
-UNLIKE = 0.3  # logarithm of how many times as far from home as all that was calibrated an image is of another kind
+UNLIKE = 2.3  # logarithm of how many times as far from home as all that was calibrated an image is of another kind
 EVERY, RECENT, AGREEMENT = 8, 0.5, 0.2  # images from look to look; weight of the last; the least mean agreement
 FAR = 1.0  # distance of what is learned from the source in units of its own size
 
@@ -155,7 +155,8 @@ def kind_of(model: Model, source: Source, task: Task, images: Array) -> Array:
 
     White noise has 1/n for cells of n pixels, whatever its distribution; images of bodies, and of nuclei on black, 0.17
     and more. Of a calibrated source also by how far the moments of its norm layers are from home, the middle one of the
-    layers: a third farther than any image, however changed, that it was calibrated with is `unlike`.
+    layers: ten times as far as any image, however changed, that it was calibrated with is `unlike`. (A severe shift
+    that no change of the calibration is like may be a few times as far, and adapting to it may be what mends it.)
     """
     space = tuple(range(1, images.ndim - 1))
     values = images.astype(jnp.float32)

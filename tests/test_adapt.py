@@ -499,6 +499,7 @@ def test_overwrite_never_removes_what_the_run_reads(command, place, tmp_path):
     run = tmp_path / "training"
     source_model(run / "best")
     (run / "run.json").write_text("{}")
+    (run / LIST).write_text('"run.json"\n"best/"\n')
     images = place / "south" / "images"
     call = ["adapt", "--source", run / "best", "--method", "source", "--images", images, "--out", run, "--overwrite"]
     refused(command(*call), run / "best", "--overwrite")

@@ -129,7 +129,7 @@ def test_what_is_far_from_all_that_was_calibrated_is_unlike():
     image = jnp.asarray(smooth(size=space[0]))[None]
     known = source.calibration
     near = {**known, "gate": {**known["gate"], "points": known["gate"]["points"] + 100}}
-    far = {**known, "gate": {**known["gate"], "points": known["gate"]["points"] - 100}}
+    far = {**known, "gate": {**known["gate"], "points": known["gate"]["points"] - 2000}}
     kinds = [int(kind_of(model, source._replace(calibration=one), task, image)) for one in (near, far)]
     assert [EVENTS[kind] for kind in kinds] == ["none", "unlike"]
 

@@ -61,8 +61,10 @@ def calibration_of(model, source, rng, rows=12):
     seen = jax.eval_shape(lambda images: evidence.looked_at(model, source, Task(1), images)[1], images)
     home = {name: {"centre": jnp.zeros(of.shape), "spread": jnp.ones(of.shape)} for name, of in seen.items()}
     count = len(evidence.columns(len(arms.probes(model))))
+    points = rng.standard_normal((rows, count))
+    points[0, evidence.NUMBERS.index("distance")] = 1e3  # one that is as far from home as nothing else
     fitted = {
-        "centre": np.zeros(count), "spread": np.ones(count), "points": rng.standard_normal((rows, count)),
+        "centre": np.zeros(count), "spread": np.ones(count), "points": points,
         "dice": rng.uniform(50, 90, rows), "gains": {name: rng.uniform(1, 3, rows) for name in ("flips", "step")},
         "limit": np.float32(1e9), "margin": np.float32(0.2),
     }  # fmt: skip
