@@ -17,7 +17,7 @@ from jaxtta.core import Array, InputError, Key, Method, Source, Task, Tree
 from jaxtta.models import Model
 from jaxtta.wrappers import guarded, predicted_again
 
-CELLS = 16  # along each axis, in which an image is averaged; one is 4 pixels wide at least
+CELLS, FEWEST = 16, 16  # along each axis, in which an image is averaged, of 4 pixels at least; in all, to judge by
 NOISE = 0.1  # share of the variance between cells below which an image is noise: white noise has one over their pixels
 STEP, SATURATED = 1 / 255, 0.99  # of the range: how near its ends is at them, and the share of pixels that may be
 UNLIKE = 2.3  # logarithm of how many times as far from home as all that was calibrated an image is of another kind
@@ -151,7 +151,8 @@ def kind_of(model: Model, source: Source, task: Task, images: Array) -> Array:
 
         constant    all values are one
         saturated   more than 99 in 100 pixels are at one end of the range
-        noise       var(means of cells) < 0.1 var(pixels), 16 cells along each axis or as many of 4 pixels
+        noise       var(means of cells) < 0.1 var(pixels), 16 cells along each axis or as many of 4 pixels; nothing is
+                    said of an image of fewer than 16
 
     White noise has 1/n for cells of n pixels, whatever its distribution; images of bodies, and of nuclei on black, 0.17
     and more. Of a calibrated source also by how far the moments of its norm layers are from home, the middle one of the
@@ -168,7 +169,7 @@ def kind_of(model: Model, source: Source, task: Task, images: Array) -> Array:
         for one in (
             jnp.ptp(values, axis=(*space, values.ndim - 1)) < STEP,
             jnp.maximum(low, high) > SATURATED,
-            between < NOISE * total,
+            (between < NOISE * total) & (cells[0, ..., 0].size >= FEWEST),
         )
     ]
     kind = jnp.select(most, [CONSTANT, SATURATION, NOISY], 0)

@@ -75,7 +75,7 @@ def same(out, expected):
     got, want = timeless(table(out)), timeless(table(expected))
     assert [(row.pop("domain"), row.pop("name")) for row in got] == [(r.pop("domain"), r.pop("name")) for r in want]
     for a, b in zip(got, want, strict=True):
-        assert list(a) == list(b)
+        assert list(a) == list(b) and a.pop("event") == b.pop("event")
         np.testing.assert_allclose([float(v) for v in a.values()], [float(v) for v in b.values()], 1e-5, 1e-5)
     assert same_pictures(out, expected) == same_pictures(out, expected, "overlays") == 6
     run, alone = record(out), record(expected)

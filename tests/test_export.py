@@ -252,11 +252,12 @@ def test_an_export_is_replaced_when_asked(command, tmp_path):
     path, out = source_model(tmp_path / "source"), tmp_path / "out"
     call = ["export", "--source", path, "--method", "source", "--out", out, "--platforms"]
     succeeded(command(*call, "cpu"))
-    (out / "notes.txt").write_text("mine")
     refused(command(*call, "cpu,tpu"), "already holds an export")
     assert stablehlo.load(out).record["platforms"] == ["cpu"]
     succeeded(command(*call, "cpu,tpu,cpu", "--overwrite"))
     assert stablehlo.load(out).record["platforms"] == ["cpu", "tpu"]
+    (out / "notes.txt").write_text("mine")
+    refused(command(*call, "cpu", "--overwrite"), "notes.txt is not its own")
     assert (out / "notes.txt").read_text() == "mine"
 
 

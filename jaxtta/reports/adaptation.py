@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtta.core import Task
 from jaxtta.data import images
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
+from jaxtta.reports.columns import COLUMNS
 from jaxtta.reports.page import Gallery, Section, Shot, Table, Verdict, report
 from jaxtta.runs import writing
 from jaxtta.runs.files import write_text
@@ -29,35 +30,6 @@ RECORDED = (
     "source", "images", "method", "settings", "precision", "episodic", "repeat", "batch", "reset", "streams", "seed",
     "devices", "versions", "started", "compile_seconds", "seconds",
 )  # fmt: skip
-
-
-class Column(NamedTuple):
-    """A column of the table of images: its header, how a value is shown, and what it is."""
-
-    header: str
-    shown: str
-    note: str
-
-
-COLUMNS = {
-    "dice": Column("Dice, %", "{:.2f}", "Dice: mean of the classes, against the masks"),
-    "gain": Column("gain", "{:+.2f}", "Gain: Dice points over the source's prediction, for the images of the gallery"),
-    "arm": Column("taken", "{}", "Taken: the prediction that the calibrated source chose; source is its own"),
-    "changed": Column("changed, %", "{:.2f}", "Changed: share of pixels decided otherwise than by the source"),
-    "expected_gain": Column("expected gain", "{:+.2f}", "Expected gain: in Dice points, by the calibration"),
-    "lower_bound": Column("lower bound", "{:+.2f}", "Lower bound: of it, which seven in ten images like it exceed"),
-    "largest_loss": Column(
-        "largest loss", "{:.2f}", "Largest loss: Dice points that the change can cost at most, if the source's Dice is "
-        "as expected",
-    ),
-    "outside": Column("outside", "{:.0f}", "Outside: 1 where the image is unlike all that was calibrated on"),
-    "cosine": Column(
-        "cosine", "{:+.2f}", "Cosine: of the angle between the gradients of the two losses; the lower, the smaller the "
-        "step. Below zero they pull apart, which is common and says nothing about the result",
-    ),
-    "skipped": Column("skipped", "{:.0f}", "Skipped: updates that were left out because a loss was not finite"),
-    "seconds": Column("seconds", "{:.2f}", "Seconds: for this image, after compilation"),
-}  # fmt: skip
 
 
 def write_report(
