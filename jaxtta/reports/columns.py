@@ -27,7 +27,7 @@ COLUMNS = {
         "cosine", "{:+.2f}", "Cosine: of the angle between the gradients of the two losses; the lower, the smaller the "
         "step. Below zero they pull apart, which is common and says nothing about the result",
     ),
-    "skipped": Column("skipped", "{:.0f}", "Skipped: updates that were left out, see the event, or because a loss was not finite"),
+    "skipped": Column("skipped", "{:.0f}", "Skipped: updates that were left out; the event says why"),
     "event": Column("event", "{}", "Event: what the monitor noticed of the image or of the state, none where nothing"),
     "seconds": Column("seconds", "{:.2f}", "Seconds: for this image, after compilation"),
 }  # fmt: skip
