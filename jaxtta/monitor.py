@@ -15,7 +15,7 @@ import optax
 from jaxtta.calibration import evidence
 from jaxtta.core import Array, InputError, Key, Method, Source, Task, Tree
 from jaxtta.models import Model
-from jaxtta.wrappers import guarded, predicted_again
+from jaxtta.wrappers import careful_step, predicted_again
 
 CELLS, FEWEST = 16, 16  # along each axis, in which an image is averaged, of 4 pixels at least; in all, to judge by
 NOISE = 0.1  # share of the variance between cells below which an image is noise: white noise has one over their pixels
@@ -87,7 +87,7 @@ def monitored(method: Method, model: Model, task: Task, *, drift: str = "reset")
     """
     if drift not in ACTIONS:
         raise InputError(f"drift is {drift!r}; choose one of {', '.join(ACTIONS)}")
-    watched, predicted = guarded(method), predicted_again(method)
+    careful, predicted = careful_step(method), predicted_again(method)
 
     def init(source: Source, images: Array) -> MonitorState:
         return MonitorState(method.init(source, images), jnp.ones(()), jnp.int32(0), jnp.asarray(False))
@@ -95,15 +95,13 @@ def monitored(method: Method, model: Model, task: Task, *, drift: str = "reset")
     def step(key: Key, source: Source, state: MonitorState, images: Array):
         clean = jnp.where(jnp.isfinite(images), images, jnp.zeros_like(images))
         kind = kind_of(model, source, task, clean)
-        after, output = watched.step(key, source, state.method, images)
-        skipped = output.info["skipped"] > 0
-        event = jnp.where(skipped, NOT_FINITE, kind)
-        if not jax.tree.leaves(state.method):  # nothing is learned, nothing can be harmed
+        learns = jax.tree.leaves(state.method)
+        allowed = (kind == 0) & ~state.held if learns else jnp.asarray(True)
+        kept, output = careful(key, source, state.method, images, allowed)
+        logits, adapts = output.logits, output.info["skipped"] == 0
+        event = jnp.where(allowed & ~adapts, NOT_FINITE, kind)
+        if not learns:  # nothing can be harmed
             return state, output._replace(info={**output.info, "event": event.astype(jnp.float32)})
-        adapts = (kind == 0) & ~state.held
-        kept = jax.lax.cond(adapts, lambda: after, lambda: state.method)
-        logits = predicted(adapts, output.logits, source, kept, clean)
-
         start, seen = method.init(source, images), state.seen + adapts.astype(jnp.int32)
         moved = _distance(method.adapted(kept), method.adapted(start))
         looks = adapts & ((seen % EVERY == 0) | (moved > FAR))
@@ -122,7 +120,6 @@ def monitored(method: Method, model: Model, task: Task, *, drift: str = "reset")
         event = jnp.where(state.held, HELD, jnp.where(drifted, ACTIONS[drift], event))
         info = {
             **output.info,
-            "skipped": (skipped | ~adapts).astype(jnp.float32),
             "event": event.astype(jnp.float32),
             "moved": moved,
             "agreement": agreement,

@@ -129,12 +129,19 @@ def guarded(method: Method) -> Method:
     Watched: the image, every value of the info (losses, gradient norms), every parameter and optimiser value, and the
     prediction. A skipped image is predicted with the state as it was; pixels that are not finite count as 0 there.
     """
+    careful = careful_step(method)
+    return method._replace(step=lambda *arguments: careful(*arguments, jnp.asarray(True)))
+
+
+def careful_step(method: Method) -> Callable[..., tuple[Tree, Output]]:
+    """`(key, source, state, images, allowed) -> (state, Output)`: the step of `guarded`, which also leaves the state as
+    it was where it is not allowed to change."""
     predicted = predicted_again(method)
 
-    def step(key: Key, source: Source, state: Tree, images: Array):
+    def step(key: Key, source: Source, state: Tree, images: Array, allowed: Array):
         clean = jnp.where(jnp.isfinite(images), images, jnp.zeros_like(images))
         updated, output = method.step(key, source, state, clean)
-        good = jnp.all(jnp.isfinite(images)) & finite((updated, output))
+        good = allowed & jnp.all(jnp.isfinite(images)) & finite((updated, output))
         # A selection for each leaf would have XLA fuse the test of all leaves into every one, and compile their square.
         kept = jax.lax.cond(good, lambda: updated, lambda: state)
         # Without a state there is none to go back to: the prediction again would be the same.
@@ -142,7 +149,7 @@ def guarded(method: Method) -> Method:
         skipped = 1 - good.astype(jnp.float32)
         return kept, Output(logits, {**output.info, "skipped": skipped})
 
-    return method._replace(step=step)
+    return step
 
 
 def predicted_again(method: Method) -> Callable[..., Array]:

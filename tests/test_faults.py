@@ -24,7 +24,7 @@ from folders import dataset, source_model
 from jaxtta.written import LIST
 
 pytestmark = pytest.mark.slow
-KILLS = int(os.environ.get("JAXTTA_KILLS", "20"))  # of each command
+KILLS = int(os.environ.get("JAXTTA_KILLS", "1"))  # of each command
 CHANGING = ("seconds", "ms", "started", "compile")  # columns and entries that a clock tells
 CELLS = {}
 
