@@ -34,9 +34,7 @@ def test_a_figure_is_written(tmp_path, cosine, domains):
 
 def test_running_mean_leaves_out_what_is_not_defined(tmp_path, monkeypatch):
     figures = []
-    from matplotlib.figure import Figure
-
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *arguments, **keywords: figures.append(figure))
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
     plots.along_stream({"source": rows(["north"], cosine=False)}, tmp_path / "unused.png")
     dots, line = figures[0].axes[0].get_lines()
     assert dots.get_label().startswith("_") and line.get_label() == "source"
@@ -46,9 +44,7 @@ def test_running_mean_leaves_out_what_is_not_defined(tmp_path, monkeypatch):
 
 def test_methods_that_coincide_share_a_line_and_all_others_look_different(monkeypatch):
     figures = []
-    from matplotlib.figure import Figure
-
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *arguments, **keywords: figures.append(figure))
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
     plain = rows(["north"], cosine=False)
     other = [row | {"dice": row["dice"] + 1} for row in plain]
     plots.along_stream({"source": plain, "tent": other, "sar": other, "dua": plain}, "unused.png")
@@ -107,10 +103,8 @@ MANY = ["source", *(f"method_{i}" for i in range(18))]
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures, instead of their files."""
-    from matplotlib.figure import Figure
-
     figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *arguments, **keywords: figures.append(figure))
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
     return figures
 
 

@@ -234,7 +234,7 @@ def test_no_images_one_image_and_bad_images(pretrain, place, tmp_path):
 
 
 def test_masks_of_a_list_are_not_read(pretrain, place, tmp_path):
-    lines = [f"{place / 'images' / f'{i}.png'},{place / 'images' / f'{i}.png'}" for i in range(3)]
+    lines = [f"{place / 'images' / f'{i}.png'},{place / 'masks' / f'none{i}.png'}" for i in range(3)]
     (tmp_path / "list.csv").write_text("\n".join(["image,mask", *lines]) + "\n")
     succeeded(pretrain("--epochs", 1, images=tmp_path / "list.csv"))
 
@@ -263,7 +263,7 @@ def test_fine_tuning_from_an_encoder_mixes_the_encoders_norms_alone(command, pla
     succeeded(command(*call, tmp_path / "again", *task))
     assert_same(tmp_path / "run" / "last", tmp_path / "again" / "last")
     out = tmp_path / "none"
-    refused(command(*call, out), "--classes", "--mask-values", out=out)
+    refused(command(*call, out), "encoder without a decoder", "--classes", out=out)
     refused(command(*call[:7], *quick, "--out", out), "encoder without a decoder", "--classes", out=out)
     refused(command(*call, out, "--classes", 3), "3 labels", out=out)
     whole = ("finetune", "--source", encoder.parent / "whole", *data, *quick, "--out", out)
