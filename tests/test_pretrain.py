@@ -234,7 +234,9 @@ def test_no_images_one_image_and_bad_images(pretrain, place, tmp_path):
 
 
 def test_masks_of_a_list_are_not_read(pretrain, place, tmp_path):
-    lines = [f"{place / 'images' / f'{i}.png'},{place / 'masks' / f'none{i}.png'}" for i in range(3)]
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"no mask")
+    lines = [f"{place / 'images' / f'{i}.png'},{tmp_path / f'{i}.png'}" for i in range(3)]
     (tmp_path / "list.csv").write_text("\n".join(["image,mask", *lines]) + "\n")
     succeeded(pretrain("--epochs", 1, images=tmp_path / "list.csv"))
 
@@ -265,7 +267,6 @@ def test_fine_tuning_from_an_encoder_mixes_the_encoders_norms_alone(command, pla
     out = tmp_path / "none"
     refused(command(*call, out), "encoder without a decoder", "--classes", out=out)
     refused(command(*call[:7], *quick, "--out", out), "encoder without a decoder", "--classes", out=out)
-    refused(command(*call, out, "--classes", 3), "3 labels", out=out)
     whole = ("finetune", "--source", encoder.parent / "whole", *data, *quick, "--out", out)
     refused(command(*whole, *task), "leave --classes out", out=out)
 
