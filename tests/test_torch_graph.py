@@ -262,8 +262,8 @@ def test_folders_and_files_of_other_kinds_end_in_one_line(tmp_path):
         (nnunet / name).write_text("{}")
     (tmp_path / "net.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
     (tmp_path / "net.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    assert kind_of(nnunet) == "nnunet"
     for path, words in {
-        nnunet: "nnU-Net",
         tmp_path / "net.onnx": "ONNX",
         tmp_path / "net.h5": "Keras",
         tmp_path: "folder",

@@ -269,7 +269,6 @@ def test_a_torchvision_resnet_is_an_encoder_to_train_from(command, place, tmp_pa
     base += ["--mask-values", "fundus", "--validation", 0]
     refused(command(*base, "--depth", 34, "--width", 4), encoder, "depth 18", "34", out=run)
     refused(command(*base, "--depth", 18, "--width", 8), encoder, "width 4", "8", out=run)
-    refused(command(*base), encoder, out=run)
     succeeded(command(*base, "--depth", 18, "--width", 4, "--epochs", 1))
     got = checkpoint.load(run / "best").source
     stem = got.params["encoder"]["stem"]["kernel"]
@@ -292,7 +291,8 @@ def test_an_encoder_of_the_default_depth_is_not_taken_for_another(command, place
         "--out",
         tmp_path / "run",
     ]
-    refused(command(*call, "--mask-values", "fundus"), tmp_path / "narrow", "features", out=tmp_path / "run")
+    call += ["--mask-values", "fundus", "--features", "16,32,64,128,256", "--quiet"]
+    refused(command(*call), tmp_path / "narrow", "features", out=tmp_path / "run")
 
 
 def test_a_checkpoint_is_converted_over_only_with_overwrite(command, tmp_path):
@@ -345,7 +345,7 @@ WRONG = [
     (["--mask-values", "0,1", "--classes", 2, "--activation", "sigmoid"], ("the task has 3", "--classes 1")),
     (["--mask-values", "a,b"], ("--mask-values", "fundus")),
     (["--mask-values", "0,1,2"], ("masks/0.png", "255", "--mask-values")),
-    (["--channels", 2], ["channels is 2", "grey"]),
+    (["--channels", 2], ["takes 2 channels", "grey"]),
     (["--seed", "-1"], ("--seed", "'-1'", "from 0")),
     (["--colour"], ("--colour", "--help")),
     (["--encoder", "nowhere"], ("nowhere", "no such checkpoint")),
