@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from jaxtta.errors import InputError
 from jaxtta.plans.parts import MaskValues, Plan, Streams
-from jaxtta.plans.words import MOST, Orders, Seeds
+from jaxtta.plans.words import MANY, Orders, Seeds
 
 RESETS = ("domain", "image", "never")
 IMAGES = ("listed", "by_size", "mixed")
@@ -36,8 +36,8 @@ class Protocol:
         for name, value, choices in (("reset", self.reset, RESETS), ("images", self.images, IMAGES)):
             if value not in choices:
                 raise InputError(f"a protocol's {name} is {value!r}; choose one of {', '.join(choices)}")
-        if not isinstance(self.rounds, int) or not 1 <= self.rounds <= MOST:
-            told = "a number of that size" if isinstance(self.rounds, int) and self.rounds > MOST else self.rounds
+        if not isinstance(self.rounds, int) or not 1 <= self.rounds <= MANY:
+            told = "a number of that size" if isinstance(self.rounds, int) and self.rounds > MANY else self.rounds
             raise InputError(f"a protocol's rounds are {told}; expected a whole number from 1 on")
         if self.images == "mixed" and self.reset != "never":
             raise InputError(

@@ -11,7 +11,7 @@ from jaxtta.core import InputError
 from jaxtta.data import images, nifti
 from jaxtta.data.labels import FUNDUS_VALUES
 from jaxtta.plans import Synthesis
-from jaxtta.plans.words import MOST
+from jaxtta.plans.words import MANY
 from jaxtta.synthetic.abdomen import CENTRES as CTS
 from jaxtta.synthetic.abdomen import abdomen
 from jaxtta.synthetic.fundus import CENTRES, fundus
@@ -65,7 +65,7 @@ def synthesize(plan: Synthesis) -> list[Path]:
     unknown = [name for name in centres if name not in known]
     if unknown:
         raise InputError(f"no centre of {kind} is called {', '.join(unknown)}; choose from {', '.join(known)}")
-    if not (1 <= count <= MOST and 32 <= size <= 16 * usual):
+    if not (1 <= count <= MANY and 32 <= size <= 16 * usual):
         raise InputError(
             f"count is {count} and size {size}; expected at least 1 image and 32 pixels, "
             f"at most {MOST} and {16 * usual}"
