@@ -68,7 +68,7 @@ def synthesize(plan: Synthesis) -> list[Path]:
     if not (1 <= count <= MANY and 32 <= size <= 16 * usual):
         raise InputError(
             f"count is {count} and size {size}; expected at least 1 image and 32 pixels, "
-            f"at most {MOST} and {16 * usual}"
+            f"at most {MANY} and {16 * usual}"
         )
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise InputError(f"{out}: not empty; give another folder")
