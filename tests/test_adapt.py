@@ -252,6 +252,7 @@ def test_episodic_and_repeat_reach_the_method(command, place, tmp_path, argument
     assert (run["episodic"], run["repeat"]) == ((True, 1) if changes == "later" else (False, 3))
 
 
+@pytest.mark.slow
 def test_predicting_before_the_update_is_predicting_with_what_came_before(command, place, tmp_path, optimised):
     """The first image as by its statistics alone; the updates the same, so the losses too."""
     call = ["adapt", "--source", place / "nested", "--probabilities", "--no-overlays"]
@@ -292,6 +293,7 @@ def test_one_program_for_a_stream_of_mixed_sizes(command, place, tmp_path, monke
     assert len(traces) == 2
 
 
+@pytest.mark.slow
 def test_same_seed_same_result(command, place, tmp_path):
     call = ["adapt", "--source", place / "nested", *GRATA, "--images", place / "south" / "images", "--no-overlays"]
     for name, seed in (("one", 3), ("two", 3), ("three", 4)):
@@ -462,6 +464,7 @@ def test_a_last_line_that_was_cut_is_computed_again(command, place, tmp_path):
     assert timeless(table(tmp_path / "out")) == timeless(whole)
 
 
+@pytest.mark.slow
 def test_resume_refuses_another_run_and_names_what_differs(command, place, tmp_path):
     out = tmp_path / "out"
     south = ["--images", place / "south" / "images"]

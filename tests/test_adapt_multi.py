@@ -179,6 +179,7 @@ def test_volumes_lie_where_they_lay(place, tmp_path, models):
     assert said["results"]["tgma"]["domains"]["images"]["images"] == 2 or len(said["results"]["tgma"]["domains"]) == 1
 
 
+@pytest.mark.slow
 def test_sources_of_several_architectures(place, tmp_path):
     task = Task(2, "sigmoid", ("disc", "cup"))
     model = build({"architecture": "unet", "features": (4, 6), "classes": 2, "channels": 3})
@@ -214,6 +215,7 @@ def stopped(monkeypatch, owner, name, after):
     monkeypatch.setattr(owner, name, limited)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where, after",
     [

@@ -111,6 +111,7 @@ def test_source_is_what_nnunet_predicts_and_lies_on_the_files_grid(tmp_path, com
     assert (tmp_path / "out" / "probabilities" / f"{name}_organ.nii.gz").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", ["together", pytest.param("one_by_one", marks=pytest.mark.slow)])
 def test_an_nnunet_adapts_and_is_scored(tmp_path, command, members):
     saved(tmp_path / "source", "isotropic", (8, 8, 8))

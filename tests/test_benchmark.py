@@ -116,11 +116,13 @@ def test_costs_and_the_summary_and_what_is_to_be_looked_at(ran):
     assert "data:image/" in (ran / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_again_gives_the_same_bits(command, place, ran, tmp_path):
     succeeded(command("benchmark", place / "benchmark.toml", "--out", tmp_path / "again"))
     assert (tmp_path / "again" / "results.csv").read_bytes() == (ran / "results.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "after", [pytest.param(after, marks=() if after == 33 else pytest.mark.slow) for after in (1, 8, 33, 70)]
 )
@@ -149,6 +151,7 @@ def test_a_stopped_benchmark_loses_the_cell_in_hand_and_goes_on_to_the_same_file
     assert (out / "results.csv").read_bytes() == (ran / "results.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_methods_and_seeds_can_be_added_to_a_finished_benchmark(command, place, ran, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(ran, out)

@@ -83,6 +83,7 @@ def test_it_is_adapted_by_what_it_was_calibrated_for_unless_told_otherwise(comma
         assert 0 <= row["largest_loss"] <= 100
 
 
+@pytest.mark.slow
 def test_a_calibration_that_is_stopped_goes_on_and_ends_the_same(calibrated, plain, home, tmp_path, monkeypatch):
     class StoppedError(Exception):
         pass
@@ -108,6 +109,7 @@ def test_a_calibration_that_is_stopped_goes_on_and_ends_the_same(calibrated, pla
     assert checkpoint.load(tmp_path / "run").manifest["sha256"] == checkpoint.load(calibrated[0]).manifest["sha256"]
 
 
+@pytest.mark.slow
 def test_a_few_labelled_images_of_the_target_choose_for_all(command, plain, home, tmp_path):
     dogwood, out = home / "dogwood", tmp_path / "target"
     said = succeeded(
@@ -154,6 +156,7 @@ def test_images_of_another_task_are_told_by_the_sources_dice(plain, home, tmp_pa
         )
 
 
+@pytest.mark.slow
 def test_a_training_calibrates_its_best_on_what_it_kept_aside(home, tmp_path, as_a_user):
     images, masks = ([home / centre / kind for centre in ("alder", "dogwood")] for kind in ("images", "masks"))
     plan = {

@@ -54,6 +54,7 @@ def evaluate(command, place, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_every_encoder_is_scored_by_both_protocols(evaluate, place, tmp_path):
     said = succeeded(evaluate("--seeds", 2, "--names", "disc,cup"))
     run = tmp_path / "run"
