@@ -24,7 +24,7 @@ from jaxtta.written import LIST
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("JAXTTA_KILLS", "1"))  # of each command
-CHANGING = ("seconds", "ms", "started", "compile")  # columns and entries that a clock tells
+CHANGING = ("seconds", "ms", "started", "compile", "arm")  # columns that a clock or the folder tells
 CELLS = {}
 
 
@@ -54,8 +54,8 @@ def words(place, command):
         "adapt": ["--source", place / "a", "--method", "tent", *masked],
         "train": [*masked, *small, "--heads", "none", "--mask-values", "fundus", "--epochs", "3", "--batch", "4"],
         "finetune": ["--source", place / "a", *masked, "--epochs", "3", "--batch", "4"],
-        "calibrate": ["--source", place / "a", *masked, "--draws", "1"],
-        "rank": ["--sources", place / "a", place / "b", *images],
+        "calibrate": ["--source", place / "a", "--target", *masked[1:]],
+        "rank": ["--sources", place / "a", place / "b", *images, "--by", "lftm"],
         "adapt-multi": ["--sources", place / "a", place / "b", *images, "--epochs", "2"],
         "pretrain": [*images, *small, "--epochs", "2", "--batch", "4", "--queue", "8", "--crop-size", "16"],
         "export": ["--source", place / "a", "--method", "tent"],
