@@ -10,10 +10,12 @@ import errno
 import functools
 import hashlib
 import importlib.metadata
+import logging
 import os
 import platform
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +132,8 @@ def _told_by_system(action: Callable[[], Any], path: Path) -> Any:
         MemoryError: there is not enough.
     """
     try:
-        return action()
+        with _threads_unheard():
+            return action()
     except Exception as error:
         told = str(error)
         for number in SYSTEM:
@@ -141,6 +144,20 @@ def _told_by_system(action: Callable[[], Any], path: Path) -> Any:
         if isinstance(error, MemoryError) or any(word in told for word in NO_MEMORY):
             raise MemoryError(str(path)) from None
         raise
+
+
+@contextlib.contextmanager
+def _threads_unheard() -> Iterator[None]:
+    """What fails in Orbax's own threads is raised in the end; what they print and log of it before is not shown."""
+    heard, logger = threading.excepthook, logging.getLogger("absl")
+    level = logger.level
+    threading.excepthook = lambda _: None
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        threading.excepthook = heard
+        logger.setLevel(level)
 
 
 def _file_digests(folder: Path) -> dict[str, str]:
