@@ -126,13 +126,15 @@ def _check_names(cases: list[Case]) -> None:
         twin = there.get((domain, names.alike(folder.with_suffix("").as_posix()))) if folder.suffix else None
         if twin is not None:
             raise InputError(f"{twin}: its results have the name of the folder {folder}; rename one")
-    owners = {file.resolve(): case.image for case in cases for file in (case.image, *case.more)}
+    files = {file.resolve(): case.image for case in cases for file in (case.image, *case.more)}
+    owners: dict[tuple[str, Path], Path] = {}  # in another domain an image may be seen otherwise, as after a shift
     for case in cases:
         if case.mask is None:
             continue
-        if (mask := case.mask.resolve()) in owners:
-            raise InputError(f"{case.image}: its mask, {case.mask}, is {owners[mask]}'s too; give it one of its own")
-        owners[mask] = case.image
+        mask = case.mask.resolve()
+        other = files.get(mask) or owners.setdefault((case.domain, mask), case.image)
+        if other is not case.image or mask in files:
+            raise InputError(f"{case.image}: its mask, {case.mask}, is {other}'s too; give it one of its own")
 
 
 def _check_alike(cases: list[Case]) -> None:
