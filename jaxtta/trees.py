@@ -14,6 +14,7 @@ import logging
 import os
 import platform
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,6 +136,7 @@ def _told_by_system(action: Callable[[], Any], path: Path) -> Any:
         with _threads_unheard():
             return action()
     except Exception as error:
+        sys.excepthook = functools.partial(_but_of_loops, sys.excepthook)
         told = str(error)
         for number in SYSTEM:
             if os.strerror(number).lower() in told.lower():
@@ -144,6 +146,12 @@ def _told_by_system(action: Callable[[], Any], path: Path) -> Any:
         if isinstance(error, MemoryError) or any(word in told for word in NO_MEMORY):
             raise MemoryError(str(path)) from None
         raise
+
+
+def _but_of_loops(hook: Callable[..., None], kind: type, error: BaseException, trace: Any) -> None:
+    """Shows an error but where what is left of a failed save finds its event loop closed, hundreds of times."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        hook(kind, error, trace)
 
 
 @contextlib.contextmanager
