@@ -3,13 +3,15 @@
 Nothing heavy is imported before the arguments are read, so that `--help` answers at once.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import io
 import os
 import re
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
@@ -80,11 +82,25 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, MemoryError, RuntimeError) as error:
         if (told := of_the_machine(error)) is None:
             raise
-        return _refused(who, _with_flags(told, command))
+        with _unheard():
+            error.__traceback__ = error.__context__ = None  # what hangs on them cannot be closed in order any more
+            return _refused(who, _with_flags(told, command))
     except KeyboardInterrupt:
         _refused(who, "interrupted; go on with --resume where the command has it")
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Nothing is shown of what fails while things are let go of."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def parse(words: list[str], *, given: set[str]) -> Any:

@@ -227,7 +227,8 @@ def test_two_runs_in_one_folder(place, whole, tmp_path, command):
     first.send_signal(signal.SIGSTOP)
     said = run(place, command, out, "--overwrite")
     first.send_signal(signal.SIGCONT)
-    assert first.wait(600) == 0 and content(out) == expected
+    first.communicate(timeout=600)
+    assert first.returncode == 0 and content(out) == expected
     refused_in_a_line("two runs in one folder", command, said, out)
 
 
