@@ -193,7 +193,8 @@ def _cells(images: Array) -> Array:
 
 
 def _distance(learned: Tree, start: Tree) -> Array:
-    """`‖θ − θ_0‖ / ‖θ_0‖` over all leaves; 0 where nothing is learned."""
+    """`‖θ − θ_0‖ / ‖θ_0‖` over all leaves; 0 where nothing is learned, or all starts at 0, which is no measure."""
     if not jax.tree.leaves(start):
         return jnp.zeros(())
-    return optax.tree.norm(optax.tree.sub(learned, start)) / jnp.maximum(optax.tree.norm(start), 1e-12)
+    size = optax.tree.norm(start)
+    return jnp.where(size > 0, optax.tree.norm(optax.tree.sub(learned, start)) / jnp.maximum(size, 1e-12), 0)
