@@ -136,7 +136,6 @@ def _told_by_system(action: Callable[[], Any], path: Path) -> Any:
         with _threads_unheard():
             return action()
     except Exception as error:
-        sys.excepthook = functools.partial(_but_of_loops, sys.excepthook)
         told = str(error)
         for number in SYSTEM:
             if os.strerror(number).lower() in told.lower():
@@ -156,13 +155,16 @@ def _but_of_loops(hook: Callable[..., None], kind: type, error: BaseException, t
 
 @contextlib.contextmanager
 def _threads_unheard() -> Iterator[None]:
-    """What fails in Orbax's own threads is raised in the end; what they print and log of it before is not shown."""
-    heard, logger = threading.excepthook, logging.getLogger("absl")
+    """What fails in Orbax's own threads is raised in the end; what they print and log of it before, or of the closed
+    loop after, is not shown."""
+    hook, heard, logger = sys.excepthook, threading.excepthook, logging.getLogger("absl")
     level = logger.level
+    sys.excepthook = functools.partial(_but_of_loops, hook)
     threading.excepthook = lambda _: None
     logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
+        sys.excepthook = hook
     finally:
         threading.excepthook = heard
         logger.setLevel(level)
