@@ -30,7 +30,7 @@ def main() -> int:
         status = cli.main()
     except SystemExit as end:
         status = end.code
-    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+    if status:  # what is left of a failed save, or of a run that was stopped, has nothing to say any more
         _end(status)
     return status
 

@@ -35,6 +35,7 @@ TREES = ("tree", "tree.other")  # the manifest names the one that counts
 SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EFBIG,
           errno.EIO, errno.ESTALE)  # fmt: skip
 NO_MEMORY = ("bad_alloc", "RESOURCE_EXHAUSTED", "Cannot allocate memory", "Out of memory", "out of memory")
+BESIDE = 2**18  # bytes of Orbax's own files beside the arrays, and some more
 
 
 class CheckpointError(InputError):
@@ -92,6 +93,7 @@ def save_tree(path: Path, tree: Tree, manifest: dict[str, Any]) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if leaves:
+            _check_room(place, tree)
             _told_by_system(lambda: ocp.save(place, tree), place)
         else:  # Orbax refuses an empty tree
             place.mkdir()
@@ -123,6 +125,14 @@ def _remove(path: Path, name: str, *, but: str | None) -> None:
         for folder in path.glob(f"{name}*"):
             if folder.name == name or folder.name.startswith(f"{name}.orbax-checkpoint-tmp"):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_room(place: Path, tree: Tree) -> None:
+    """Raises OSError where the disk has no room for a tree: Orbax would say so in hundreds of lines."""
+    leaves = jax.tree.leaves(tree)
+    needed = int(1.2 * sum(leaf.nbytes for leaf in leaves)) + 1024 * len(leaves) + BESIDE
+    written.mapped(place.with_name(f"{place.name}.room"), np.uint8, (needed,))
+    place.with_name(f"{place.name}.room").unlink()
 
 
 def _told_by_system(action: Callable[[], Any], path: Path) -> Any:
