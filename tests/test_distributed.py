@@ -85,7 +85,8 @@ def same(out, expected):
     for name, means in alone["domains"].items():
         a, b = ({k: v for k, v in m.items() if k != "seconds"} for m in (means, run["domains"][name]))
         assert a == pytest.approx(b, rel=1e-5)
-    assert {p.name for p in out.iterdir()} == {*DOMAINS, "predictions.csv", "run.json", LIST, f"{LIST}-1"}
+    written = {"predictions.csv", "report.html", "run.json", LIST, f"{LIST}-1"}
+    assert {p.name for p in out.iterdir()} == {*DOMAINS, *written}
 
 
 @pytest.mark.parametrize("finished", [False, pytest.param(True, marks=pytest.mark.slow)])
