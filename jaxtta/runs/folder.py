@@ -151,7 +151,7 @@ class RunFolder:
             InputError: the run to resume is another, one of `reads` lies in a run that would be removed, or another
                 process is at work in the folder.
         """
-        self._scratch = scratch
+        self._scratch, identity = scratch, json.loads(json.dumps(identity, default=str))
         if self._before is not None:
             together(lambda: self._check_same(identity, elsewhere))
             if self._before.get("status") == "finished" and not grows:
@@ -219,7 +219,7 @@ class RunFolder:
         for key in ("cases", "contents") if elsewhere else ():  # a content is told by its case, ": " and 32 digits
             before[key] = [one for one in before.get(key, []) if one not in elsewhere and one[:-34] not in elsewhere]
         for key, value in identity.items():
-            theirs, ours = differing(before.get(key), json.loads(json.dumps(value, default=str)))
+            theirs, ours = differing(before.get(key), value)
             if theirs != ours:
                 raise InputError(
                     f"{self.out}: that run has another {key}: {str(theirs)[:200]}, now {str(ours)[:200]}; "

@@ -60,7 +60,7 @@ def adapt_multi(plan: MultiAdaptation, folder: RunFolder) -> dict[str, Any]:
         "arms": chosen,
         **{name: getattr(plan, name) for name in alike},
         "scored": cases[0].mask is not None,
-        "task": {**dataclasses.asdict(first.task), "names": list(first.task.names)},
+        "task": dataclasses.asdict(first.task),
         "preprocessing": to_dict(first.preprocessing),
         **checked.identity(),
     }
