@@ -14,8 +14,8 @@ from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.plans import Pretraining, SourceTraining
 
-RESERVED = ("resume", "run.json", "predictions.csv", ".lock", "arms", "arms.csv", "itm.csv", "models", "prepared",
-            "sources.csv")  # fmt: skip
+RESERVED = ("resume", "run.json", "predictions.csv", "report.html", written.LIST, "arms", "arms.csv", "itm.csv",
+            "models", "prepared", "sources.csv")  # fmt: skip
 
 
 class Checked(NamedTuple):
@@ -33,7 +33,7 @@ class Checked(NamedTuple):
     square: bool
     bad: list[dict[str, str]]
     files: list[Path]
-    contents: dict[Case, str] = {}  # noqa: RUF012 (nobody writes into it)
+    contents: dict[Case, str]
 
     def identity(self, cases: Iterable[Case] | None = None) -> dict[str, list[str]]:
         """What a resumed run must have in common with the one before: names and contents of these cases, or all."""

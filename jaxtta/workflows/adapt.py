@@ -145,7 +145,7 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
     places = max(1, min(plan.streams, len(groups)))
     mesh = run.mesh_for(places, plan.devices)
     streams = run.Streams(method, loaded.source, loaded.task, places=places, mesh=mesh, logits=preprocessing.logits)
-    checked = inputs.Checked({}, True, [], [])
+    checked = inputs.Checked({}, True, [], [], {})
     if mine:
         checked = inputs.check_cases(
             mine, preprocessing, loaded.task, batch=plan.batch, skip_bad=plan.skip_bad, quiet=plan.quiet
