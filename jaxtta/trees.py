@@ -14,7 +14,6 @@ import logging
 import os
 import platform
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,8 +130,12 @@ def _check_room(place: Path, tree: Tree) -> None:
     """Raises OSError where the disk has no room for a tree: Orbax would say so in hundreds of lines."""
     leaves = jax.tree.leaves(tree)
     needed = int(1.2 * sum(leaf.nbytes for leaf in leaves)) + 1024 * len(leaves) + BESIDE
-    written.mapped(place.with_name(f"{place.name}.room"), np.uint8, (needed,))
-    place.with_name(f"{place.name}.room").unlink()
+    room = written.temporary(place)  # what is left of it by a killed run, the next one removes
+    try:
+        written.mapped(room, np.uint8, (needed,))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(place)) from None
+    room.unlink()
 
 
 def _told_by_system(action: Callable[[], Any], path: Path) -> Any:
@@ -157,24 +160,15 @@ def _told_by_system(action: Callable[[], Any], path: Path) -> Any:
         raise
 
 
-def _but_of_loops(hook: Callable[..., None], kind: type, error: BaseException, trace: Any) -> None:
-    """Shows an error but where what is left of a failed save finds its event loop closed, hundreds of times."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        hook(kind, error, trace)
-
-
 @contextlib.contextmanager
 def _threads_unheard() -> Iterator[None]:
-    """What fails in Orbax's own threads is raised in the end; what they print and log of it before, or of the closed
-    loop after, is not shown."""
-    hook, heard, logger = sys.excepthook, threading.excepthook, logging.getLogger("absl")
+    """What fails in Orbax's own threads is raised in the end; what they print and log of it before is not shown."""
+    heard, logger = threading.excepthook, logging.getLogger("absl")
     level = logger.level
-    sys.excepthook = functools.partial(_but_of_loops, hook)
     threading.excepthook = lambda _: None
     logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
-        sys.excepthook = hook
     finally:
         threading.excepthook = heard
         logger.setLevel(level)

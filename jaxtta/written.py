@@ -221,7 +221,6 @@ def runs_in(folder: Path) -> list[Path]:
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run of jaxtta."""
     try:
-        record = json.loads((folder / "run.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return read_json(folder / "run.json").get("status") in ("running", "finished", "removed")
+    except (OSError, InputError):
         return False
-    return isinstance(record, dict) and record.get("status") in ("running", "finished", "removed")
