@@ -271,7 +271,7 @@ class _Before:
         sample = loaded.preprocessing.open(case, loaded.task, batch=self._batch)
         assembly = Assembly(sample, loaded.task, keep=False)
         for step in range(sample.steps):
-            assembly.add(step, np.asarray(self._predict(sample.inputs(step))))
+            assembly.add_probabilities(step, np.asarray(self._predict(sample.inputs(step))))
         scored = {} if sample.reference is None else writing.scores(assembly, loaded.task)
         return writing.picture(assembly, scored), scored
 

@@ -159,7 +159,7 @@ def dice(predict: Predict, plan: SourceTraining, arms: Arms, cases: list[Case]) 
             raise sample
         assembly = Assembly(sample, task, keep=False)
         for step in range(sample.steps):
-            assembly.add(step, np.asarray(predict(sample.inputs(step))))
+            assembly.add_probabilities(step, np.asarray(predict(sample.inputs(step))))
         scores.append([100 * metrics.dice(*masks) for _, *masks in writing.classes(assembly, task)])
     means = {f"dice_{name}": results.mean(column) for name, column in zip(task.names[task.foreground], zip(*scores))}
     return {"dice": results.mean(list(means.values())), **means}
