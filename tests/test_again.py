@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -57,3 +58,13 @@ def test_how_a_plan_was_run_is_left_out():
     plan = dataclasses.replace(PLANS["adapt"], quiet=True, resume=True)
     assert command_line("adapt", plan) == command_line("adapt", PLANS["adapt"])
     assert "'it'\"'\"'s'" in command_line("adapt", plan)
+
+
+def test_numbers_are_told_to_their_last_digit_and_a_loaded_source_by_its_folder():
+    loaded = NamedTuple("Loaded", [("model", object), ("path", Path)])(object(), Path("kept"))
+    told = command_line("adapt", Adaptation(source=loaded, images=(Path("i"),), out=Path("o")))
+    assert told == "jaxtta adapt --source kept --images i --out o"
+    plan = SourceTraining(images=(Path("i"),), masks=(Path("m"),), out=Path("o"), learning_rate=1 / 3)
+    spaced = dataclasses.replace(plan, spacing=(0.7421875, 0.7421875))
+    told = command_line("train", spaced)
+    assert "--spacing 0.7421875x0.7421875" in told and f"--learning-rate {1 / 3}" in told

@@ -49,13 +49,14 @@ def _told(kind: Any) -> list[Parameter]:
 
 def _values(value: Any, told: list[Parameter]) -> list[str]:
     written = " ".join(part.metavar or "" for part in told)
+    value = getattr(value, "path", value)  # of a checkpoint that was loaded before
     if isinstance(value, Mapping):
         return [f"{key}={one}" for key, one in value.items()]
     if not isinstance(value, tuple):
-        return [f"{value:.10g}" if isinstance(value, float) else str(value)]
+        return [str(value)]
     if all(isinstance(one, tuple) for one in value) and value:
         return [",".join(map(str, one)) for one in value]
-    parts = [f"{one:g}" if isinstance(one, float) else str(one) for one in value]
+    parts = [str(one) for one in value]
     if "HxW" in written or "MMxMM" in written:
         return ["x".join(parts)]
     return [",".join(parts)] if "," in written else parts
