@@ -213,3 +213,8 @@ def test_in_a_browser_tables_are_sorted_and_the_gallery_is_filtered(made, tmp_pa
     assert seen["all"] == ["1.5", "-3", "nan"] and seen["harm"] == ["-3", "1.5", "nan"]
     assert seen["alpha"] == ["1.5", "nan"] and seen["count"] == "2 of 3"
     assert "alpha" in seen["enlarged"] and seen["closed"]
+
+
+def test_what_was_run_shows_zero_but_nothing_that_is_nothing():
+    record = {"seed": 0, "repeat": 1, "episodic": False, "settings": {}, "order": None, "monitor": "reset"}
+    assert recorded(record, (*record, "absent")) == {"seed": 0, "repeat": 1, "monitor": "reset"}

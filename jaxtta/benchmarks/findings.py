@@ -12,7 +12,7 @@ from jaxtta.benchmarks.scores import SOURCE, summary
 from jaxtta.benchmarks.tables import COST_NOTES, SCORE_NOTES, comma_separated, latex, markdown, notes_of, tables
 from jaxtta.core import Task
 from jaxtta.names import of_label
-from jaxtta.reports.page import Gallery, Picture, Section, Shot, Verdict, report
+from jaxtta.reports.page import Gallery, Picture, Section, Shot, Verdict, left_out, recorded, report
 from jaxtta.runs.files import write_text
 from jaxtta.runs.results import aligned, mean
 
@@ -62,7 +62,7 @@ def write_report(
         sections.append(Section(scored[0].title, scored, notes_of(SCORE_NOTES, scored), pictures))
     spent = tables([], costs=costs)
     sections.append(Section("Costs", spent, notes_of(COST_NOTES, spent)))
-    run = {name: record[name] for name in RECORDED if record[name]}
+    run = recorded(record, RECORDED)
     shots = [
         _shot(cell, item)
         for cell in cells
@@ -71,7 +71,7 @@ def write_report(
     ]
     names, shown = task.names[task.foreground], ("largest gain", "largest harm")
     gallery = Gallery(shots, SHOTS, shown, names=names, reference=True)
-    bad = [f"{one['domain']}/{one['name']}: {one['error']}" for one in record["bad"]]
+    bad = left_out(record)
     refused = [f"{one['method']} on {one['source']}: {one['error']}" for one in record["refused"]]
     page = report(
         "Test-time adaptation compared", sections, verdict=verdict(scores), gallery=gallery, skipped=[*refused, *bad],

@@ -16,7 +16,7 @@ from jaxtta.data import images
 from jaxtta.data.cases import Case
 from jaxtta.data.sample import Assembly
 from jaxtta.reports.columns import COLUMNS
-from jaxtta.reports.page import Gallery, Section, Shot, Table, Verdict, report
+from jaxtta.reports.page import Gallery, Section, Shot, Table, Verdict, left_out, recorded, report
 from jaxtta.runs import writing
 from jaxtta.runs.files import write_text
 
@@ -27,7 +27,8 @@ STEPS = 64  # of the source for these, at most
 ROWS = 200  # of the table of images, at most
 LITTLE = 0.5  # Dice points, below which nothing is said to have helped
 RECORDED = (
-    "source", "images", "method", "settings", "precision", "episodic", "repeat", "batch", "reset", "streams", "seed",
+    "source", "images", "method", "settings", "precision", "episodic", "repeat", "batch", "reset", "streams", "members",
+    "monitor", "seed",
     "devices", "versions", "started", "compile_seconds", "seconds",
 )  # fmt: skip
 
@@ -57,14 +58,12 @@ def write_report(
     rows = [dict(row) for row in _ordered(rows)]
     before = _Before(loaded, cases, record["batch"])
     shots = _shots(out, rows, named, before, several) if record["overlays"] else []
-    bad = [f"{one['domain']}/{one['name']}: {one['error']}" for one in record["bad"]]
-    told = {name: record[name] for name in RECORDED if record.get(name) not in (None, {}, False)}
     task = loaded.task
     page = report(
         f"{len(rows)} images adapted by {record['method']}",
         [_summary(record, task), _table(rows, several)],
-        verdict=verdict(record, gain=_gain(rows)), gallery=_gallery(shots, rows, task), skipped=bad, repeat=again,
-        record=told,
+        verdict=verdict(record, gain=_gain(rows)), gallery=_gallery(shots, rows, task),
+        skipped=left_out(record), repeat=again, record=recorded(record, RECORDED),
     )  # fmt: skip
     write_text(out / "report.html", page)
 
@@ -222,7 +221,8 @@ def _shots(
     """Pictures of the first rows, beside the source's where the run knows that it decided otherwise; notes the gain."""
     shots: list[Shot] = []
     for number, row in enumerate(rows):
-        path = (out / row["domain"] if several else out) / "overlays" / f"{row['name']}.png"
+        folders = writing.Folders(out, probabilities=False, overlays=True)
+        path = folders.of(row["domain"] if several else "").overlay(row["name"])
         if len(shots) == SHOTS:
             break
         if not path.is_file():

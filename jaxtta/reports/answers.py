@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxtta.core import Task
 from jaxtta.reports.adaptation import overlays_of
-from jaxtta.reports.page import Gallery, Picture, Section, Table, Verdict, report
+from jaxtta.reports.page import Gallery, Picture, Section, Table, Verdict, left_out, recorded, report
 from jaxtta.runs.files import write_text
 
 RECORDED = ("paths", "sources", "images", "by", "metric", "weights", "seed", "seeds", "epochs", "device", "versions")
@@ -121,9 +121,10 @@ def _write(
     again: str,
     gallery: Gallery | None = None,
 ) -> None:
-    bad = [f"{one['domain']}/{one['name']}: {one['error']}" for one in record["bad"]]
-    told = {name: record[name] for name in RECORDED if record.get(name)}
-    page = report(title, sections, verdict=verdict, gallery=gallery, skipped=bad, repeat=again, record=told)
+    page = report(
+        title, sections, verdict=verdict, gallery=gallery, skipped=left_out(record), repeat=again,
+        record=recorded(record, RECORDED),
+    )  # fmt: skip
     write_text(out / "report.html", page)
 
 

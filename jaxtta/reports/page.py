@@ -206,3 +206,14 @@ def _embedded(picture: Path | np.ndarray) -> dict[str, Any]:
         raise InputError(f"{picture}: pictures of a report are PNG or JPEG, as browsers show them; save it as PNG")
     data = base64.b64encode(content).decode("ascii")
     return {"width": shown.shape[1], "height": shown.shape[0], "source": f"data:image/{kind};base64,{data}"}
+
+
+def recorded(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What a record says under these names, but nothing and no; 0 is something, as of a seed."""
+    found = {name: record.get(name) for name in names}
+    return {name: value for name, value in found.items() if value or (value == 0 and value is not False)}
+
+
+def left_out(record: Mapping[str, Any]) -> list[str]:
+    """The images that a run left out, each with why."""
+    return [f"{one['domain']}/{one['name']}: {one['error']}" for one in record.get("bad", [])]

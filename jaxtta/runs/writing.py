@@ -28,6 +28,10 @@ class Folders(NamedTuple):
         """The folders of one domain; the run's own when the name is empty."""
         return self._replace(out=self.out / names.native(domain)) if domain else self
 
+    def overlay(self, name: str) -> Path:
+        """The file of a case's overlay."""
+        return self.out / "overlays" / f"{names.native(name)}.png"
+
 
 def finish(
     assembly: Assembly, info: dict[str, float], seconds: float, *, folders: Folders, loaded: Checkpoint
@@ -51,7 +55,7 @@ def finish(
             sample.write_map(folders.out / "probabilities" / part, assembly.probabilities[..., c])
     scored = {} if sample.reference is None else scores(assembly, task)
     if folders.overlays:
-        images.write_png(folders.out / "overlays" / f"{file}.png", picture(assembly, scored))
+        images.write_png(folders.overlay(name), picture(assembly, scored))
     shape = dict(zip(SHAPE[-len(sample.shape) :], sample.shape))
     row = {"domain": sample.case.domain, "name": name, **shape, "seconds": seconds, **info}
     if "event" in info:

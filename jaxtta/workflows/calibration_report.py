@@ -10,7 +10,7 @@ from jaxtta import plots
 from jaxtta.calibration import trial
 from jaxtta.calibration.arms import SOURCE
 from jaxtta.core import InputError
-from jaxtta.reports.page import Picture, Section, Table, Verdict, report
+from jaxtta.reports.page import Picture, Section, Table, Verdict, left_out, recorded, report
 from jaxtta.runs.files import write_text
 
 Rows = Sequence[Mapping[str, Any]]
@@ -66,10 +66,9 @@ def write_report(out: Path, record: Mapping[str, Any], rows: Rows, names: Sequen
     header = ["arm", *(grade if family == grade else f"{family} {grade}" for family, grade in changes)]
     pictures = _pictures(out, rows, names) if "changes" in record else []
     sections.append(Section("Gain of every arm", [_table("in Dice points", header, cells)], GAIN_NOTES, pictures))
-    told = {name: record[name] for name in RECORDED if record.get(name)}
-    bad = [f"{one['domain']}/{one['name']}: {one['error']}" for one in record.get("bad", [])]
     page = report(
-        "Calibration of a source model", sections, verdict=verdict(record), skipped=bad, repeat=again, record=told
+        "Calibration of a source model", sections, verdict=verdict(record), skipped=left_out(record),
+        repeat=again, record=recorded(record, RECORDED),
     )  # fmt: skip
     write_text(out / "report.html", page)
 
