@@ -217,4 +217,4 @@ def test_in_a_browser_tables_are_sorted_and_the_gallery_is_filtered(made, tmp_pa
 
 def test_what_was_run_shows_zero_but_nothing_that_is_nothing():
     record = {"seed": 0, "repeat": 1, "episodic": False, "settings": {}, "order": None, "monitor": "reset"}
-    assert recorded(record, (*record, "absent")) == {"seed": 0, "repeat": 1, "monitor": "reset"}
+    assert report.recorded(record, (*record, "absent")) == {"seed": 0, "repeat": 1, "monitor": "reset"}
