@@ -18,13 +18,13 @@ NOTHING = {
 }  # fmt: skip
 NAMES = {
     "_unsafe_view": "view", "reshape": "view", "_softmax": "softmax", "_log_softmax": "log_softmax", "bmm": "matmul",
-    "mm": "matmul", "mv": "matmul", "t": "transpose", "__and": "logical_and", "__or": "logical_or",
-    "bitwise_and": "logical_and", "bitwise_or": "logical_or", "bitwise_not": "logical_not",
+    "mm": "matmul", "mv": "matmul", "t": "transpose", "__and": "bitwise_and", "__or": "bitwise_or",
     "_adaptive_avg_pool": "adaptive_avg_pool", "split_with_sizes": "split", "clip": "clamp", "multiply": "mul",
     "divide": "div", "empty": "zeros", "new_zeros": "zeros", "new_empty": "zeros", "new_ones": "ones",
     "new_full": "full", "full_like": "fill", "empty_like": "zeros_like", "_to_copy": "cast", "to": "cast",
     "constant_pad_nd": "pad", "reflection_pad": "pad", "replication_pad": "pad", "circular_pad": "pad",
-    "max_pool_with_indices": "max_pool", "upsample_bilinear": "upsample_linear",
+    "max_pool2d_with_indices": "max_pool", "max_pool3d_with_indices": "max_pool",
+    "upsample_bilinear": "upsample_linear",
     "upsample_trilinear": "upsample_linear", "upsample_bicubic": "upsample_cubic",
     "_upsample_nearest_exact": "upsample_nearest", "native_layer_norm": "layer_norm",
     "native_group_norm": "group_norm", "_native_batch_norm_legit_no_training": "batch_norm",
@@ -36,8 +36,10 @@ NAMES = {
 ARGUMENTS = {
     "self": "x", "input": "x", "tensors": "x", "mat2": {"matmul": "other"}, "vec": "other", "output_size": "size",
     "split_sizes": "split_size",
-    "padding": {"pad": "pad"}, "shape": "size", "src": {"copy": "other"}, "group": {"group_norm": "num_groups"},
+    "fill_value": {"fill": "value"}, "padding": {"pad": "pad"}, "shape": "size", "src": {"copy": "other"},
+    "group": {"group_norm": "num_groups"},
 }  # fmt: skip
+MADE_ANEW = {"zeros", "ones", "full", "scalar_tensor", "arange"}  # whose dtype may follow from their arguments
 IDLE = {
     "device", "layout", "pin_memory", "memory_format", "non_blocking", "copy", "implicit", "momentum", "training",
     "cudnn_enabled", "half_to_float", "padding_idx", "scale_grad_by_freq", "sparse", "train", "dropout_p",
@@ -124,10 +126,18 @@ def _translate(node: Any, graph: Graph, standing: dict[str, Any]) -> None:
         standing[node.name] = _resolved(arguments["x"], standing)["node"]
         return
     if name == "getitem" and arguments["x"].name in standing:
+        if arguments["index"] and node.users:
+            place = _module_of(node) or "the network itself"
+            raise InputError(
+                f"output {arguments['index'] + 1} of {arguments['x'].target} at {place} is used, of which the first "
+                "alone is known; leave it out of the network"
+            )
         standing[node.name] = standing[arguments["x"].name]
         return
     given = {key: _resolved(part, standing) for key, part in arguments.items()}
     given = {key: part for key, part in given.items() if part is not None}
+    if name in MADE_ANEW:
+        given["dtype"] = _resolved(value.dtype, standing)
     made = {"name": node.name, "op": name, "module": _module_of(node), "in": given}
     if isinstance(value, tuple | list) and name not in ("split", "chunk", "unbind"):
         standing[node.name] = node.name  # of a layer's outputs the first is used

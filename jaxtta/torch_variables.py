@@ -72,7 +72,7 @@ def _settle(node: dict[str, Any], graph: Graph, inputs: dict[str, Any], params: 
     given = node["in"]
     owner = next((given[key]["node"] for key in ("running_mean", "weight", "bias") if key in given), None)
     found = inputs.get(owner, {})
-    path = tuple((found.get("batch_stats") or found.get("params") or ["", ""])[:-1])
+    path = tuple((found.get("batch_stats") or found.get("params") or [""])[:-1])
     path = path or tuple(part for part in node["module"].split(".") if part) or (node["name"],)
     last_axes = node["op"] == "layer_norm"
     shape = tuple(given["normalized_shape"]) if last_axes else (graph.meta[node["name"]][1],)

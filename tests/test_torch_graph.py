@@ -15,6 +15,7 @@ from jaxtta.methods import METHODS
 from jaxtta.models import MOMENTS, build
 from jaxtta.models.aten import OPERATIONS, SIZES
 from jaxtta.models.graph_format import NORM_LAYERS, nested
+from jaxtta.models.graph_parts import completed
 from jaxtta.models.heads import FEATURES, PIXELS
 from jaxtta.models.layouts import Laid, plain
 from jaxtta.torch_import import convert, read_state_dict
@@ -366,3 +367,33 @@ def test_the_whole_table(capsys):
     for line in lines:
         parts = line.split(" | ")
         assert len(parts) == 10 and max(float(parts[5]), float(parts[6])) < 1e-9, line
+
+
+@pytest.mark.parametrize("name, options", [("std", {}), ("linalg_vector_norm", {}), ("linalg_vector_norm", {"ord": 3})])
+def test_where_all_is_zero_the_gradient_of_a_root_is_zero(name, options):
+    """As in PyTorch: an image has black borders."""
+
+    def total(x):
+        return jnp.sum(plain(OPERATIONS[name](x=Laid(x), dim=[1], keepdim=True, **options)))
+
+    np.testing.assert_array_equal(jax.grad(total)(jnp.zeros((2, 3, 4, 4))), 0)
+
+
+@pytest.mark.parametrize("ord, function", [(np.inf, np.max), (-np.inf, np.min)])
+def test_a_norm_of_infinite_order_is_the_largest_or_the_smallest(ord, function):
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    got = plain(OPERATIONS["linalg_vector_norm"](x=Laid(jnp.asarray(x)), ord=ord, dim=[1], keepdim=True))
+    np.testing.assert_array_equal(got, function(np.abs(x), 1, keepdims=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_and_places_are_found_in_the_graph_alone(name):
+    config = config_of(name)
+    bare = {key: value for key, value in config.items() if key not in ("stride", "size", "classes")}
+    found = completed(bare, golden(name)[2]["input"].shape[2:], may_change=config["size"] is None)
+    assert found == config
+
+
+def test_layers_without_affine_and_statistics_have_places_of_their_own():
+    layers = [node["layer"] for node in config_of("volume")["graph"]["nodes"] if node["op"] in NORM_LAYERS]
+    assert ["norms", "1"] in layers and ["norms", "3"] in layers and all(map(all, layers))

@@ -52,7 +52,9 @@ class Volume(nn.Module):
             nn.ConvTranspose3d(8, 4, 3, stride=2, padding=1, output_padding=1, groups=2),
             nn.ConvTranspose3d(4, 4, (1, 2, 2), stride=(1, 2, 2)), nn.ConvTranspose3d(4, 4, 3, padding=2, dilation=2),
         ])  # fmt: skip
-        self.norms = nn.ModuleList([nn.InstanceNorm3d(4, affine=True), nn.InstanceNorm3d(4), nn.GroupNorm(2, 8)])
+        self.norms = nn.ModuleList(
+            [nn.InstanceNorm3d(4, affine=True), nn.InstanceNorm3d(4), nn.GroupNorm(2, 8), nn.InstanceNorm3d(4)]
+        )
         self.kept, self.head = nn.InstanceNorm3d(4, affine=True, track_running_stats=True), nn.Conv3d(4, 3, 1)
 
     def forward(self, x):
@@ -64,7 +66,7 @@ class Volume(nn.Module):
         )
         deep = deep + F.interpolate(pooled, size=deep.shape[2:], mode="trilinear", align_corners=True)
         deep = deep + F.interpolate(F.adaptive_avg_pool3d(deep, (1, 2, 3)), size=deep.shape[2:], mode="nearest-exact")
-        y = self.ups[2](self.ups[0](deep)) + fine
+        y = self.norms[3](self.ups[2](self.ups[0](deep))) + fine
         return self.head(self.ups[1](y))
 
 
@@ -94,6 +96,7 @@ class Tokens(nn.Module):
         mask = torch.zeros(1, 16, 1, dtype=t.dtype)
         mask[:, 4:9] = 1.0
         mask[:, 2] = torch.ones(1, dtype=t.dtype)
+        t = t + self.names(torch.arange(16) % 4) * torch.full_like(t, 0.5)
         scores = torch.softmax(torch.einsum("nic,njc->nij", t, t) / 8, dim=-1)
         t = t + scores @ (t * mask) + torch.bmm(torch.log_softmax(scores, -1), F.gelu(t)) / 50
         t = torch.addmm(self.shift, t.reshape(-1, 8), self.project.weight.t()).unflatten(0, (n, 16))
@@ -115,6 +118,9 @@ FUNCTIONS = (
     lambda z: torch.minimum(z, z.sin()), lambda z: z / (z.abs() + 2), lambda z: torch.atan2(z, z.abs() + 1),
     lambda z: z - torch.floor(z.detach()), lambda z: torch.remainder(z, 0.7),
     lambda z: z * ((z > 0) & (z < 1) | ~(z >= -1) | (z <= -2)), lambda z: z * (z == z) * (z != 1),
+    lambda z: z * torch.logical_or(torch.logical_and(z > 0, z < 1), torch.logical_not(z > -1)),
+    lambda z: z * (((torch.arange(z.shape[-1]) & 2) | 1) > 1), lambda z: F.normalize(z, dim=1),
+    lambda z: torch.relu(z - 100).std(1, keepdim=True),
 )  # fmt: skip
 
 

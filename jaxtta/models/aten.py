@@ -146,8 +146,18 @@ def _variance(x: Array, axes: tuple, keepdims: bool, correction: float | None = 
     return jnp.var(x, axes, ddof=1 if correction is None else correction, keepdims=keepdims)
 
 
+def _root(x: Array, ord: float = 2) -> Array:
+    """With a gradient of 0 at 0, as PyTorch has it."""
+    zero = x == 0
+    safe = jnp.where(zero, 1, x)
+    return jnp.where(zero, 0, jnp.sqrt(safe) if ord == 2 else jnp.power(safe, 1 / ord))
+
+
 def _norm(x: Array, axes: tuple, keepdims: bool, ord: float = 2) -> Array:
-    return jnp.power(jnp.sum(jnp.power(jnp.abs(x), ord), axes, keepdims=keepdims), 1 / ord)
+    if abs(ord) == math.inf:
+        return (jnp.max if ord > 0 else jnp.min)(jnp.abs(x), axes, keepdims=keepdims)
+    raised = jnp.square(x) if ord == 2 else jnp.power(jnp.abs(x), ord)
+    return _root(jnp.sum(raised, axes, keepdims=keepdims), ord)
 
 
 def _filled(size: Sequence[int], fill_value: Any, dtype: Any) -> Laid:
@@ -190,7 +200,7 @@ AXES = {
     "amax": reducing(lambda x, axes, keep: jnp.max(x, axes, keepdims=keep)),
     "amin": reducing(lambda x, axes, keep: jnp.min(x, axes, keepdims=keep)),
     "var": reducing(_variance),
-    "std": reducing(lambda *of, **options: jnp.sqrt(_variance(*of, **options))),
+    "std": reducing(lambda *of, **options: _root(_variance(*of, **options))),
     "linalg_vector_norm": reducing(_norm),
     "repeat": _repeat,
 }

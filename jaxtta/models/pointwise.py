@@ -62,7 +62,8 @@ POINTWISE = {
     **{name: _binary(function) for name, function in {
         "mul": operator.mul, "maximum": jnp.maximum, "minimum": jnp.minimum, "eq": operator.eq, "ne": operator.ne,
         "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge, "logical_and": jnp.logical_and,
-        "logical_or": jnp.logical_or, "atan2": jnp.arctan2, "remainder": jnp.remainder,
+        "logical_or": jnp.logical_or, "bitwise_and": operator.and_, "bitwise_or": operator.or_,
+        "atan2": jnp.arctan2, "remainder": jnp.remainder,
     }.items()},
     **{name: _unary(function) for name, function in {
         "relu": jax.nn.relu, "relu6": jax.nn.relu6, "sigmoid": jax.nn.sigmoid, "silu": jax.nn.silu, "tanh": jnp.tanh,
@@ -70,6 +71,6 @@ POINTWISE = {
         "log_sigmoid": jax.nn.log_sigmoid, "exp": jnp.exp, "log": jnp.log, "sqrt": jnp.sqrt, "rsqrt": jax.lax.rsqrt,
         "neg": operator.neg, "abs": jnp.abs, "square": jnp.square, "reciprocal": jnp.reciprocal, "sin": jnp.sin,
         "cos": jnp.cos, "erf": jax.lax.erf, "floor": jnp.floor, "logical_not": jnp.logical_not,
-        "zeros_like": jnp.zeros_like, "ones_like": jnp.ones_like,
+        "bitwise_not": operator.invert, "zeros_like": jnp.zeros_like, "ones_like": jnp.ones_like,
     }.items()},
 }  # fmt: skip

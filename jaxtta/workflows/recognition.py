@@ -3,7 +3,6 @@
 What can be converted is told apart; all else ends in one line that says what it is and which route to take.
 """
 
-import json
 import pickletools
 import re
 import zipfile
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxtta.core import InputError
+from jaxtta.trees import MANIFEST
+from jaxtta.written import read_json
 
 ROUTE = (
     "it has no architecture in it: build the network in Python, load the weights into it and call "
@@ -67,13 +68,13 @@ def kind_of(path: Path) -> str:
 
 
 def _folder(path: Path) -> str:
-    if (path / "manifest.json").is_file():
+    if (path / MANIFEST).is_file():
         return "is a checkpoint of jaxtta already; give it to jaxtta adapt `source`"
     if any(path.glob("*/plans.json")):
         return f"holds trained nnU-Nets; give one of its folders, such as {next(path.glob('*/plans.json')).parent.name}"
     if (path / "config.json").is_file():
-        kind = json.loads((path / "config.json").read_text() or "{}").get("architectures", ["a network"])
-        return f"a folder of transformers or smp ({kind[0]}): load it in Python and call jaxtta.from_torch(...)"
+        kind = (read_json(path / "config.json").get("architectures") or ["a network"])[0]
+        return f"a folder of transformers or smp ({kind}): load it in Python and call jaxtta.from_torch(...)"
     return (
         "is a folder, expected a file of weights (.pth, .safetensors or .npz) or of torch.export.save (.pt2), or a "
         "trained nnU-Net's folder with plans.json in it"
