@@ -1,6 +1,6 @@
 """A trained nnU-Net v2 in jaxtta, against nnU-Net's own predictor, and adapted under shifts of acquisition.
 
-Volumes are written as they are; with zeros around them; with every third slice; with other voxel sizes; and with their
+Volumes are written as they are; with zeros around them; with every fourth slice; with other voxel sizes; and with their
 axes permuted. Every nnU-Net is converted and predicts them by `jaxtta adapt` with the method `source`, and by
 nnUNetPredictor, and the files that the two write are compared voxel by voxel. Then the volumes are shown under the
 shifts of `jaxtta.synthetic.acquisition` to the methods that work with instance norm.

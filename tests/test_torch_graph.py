@@ -289,13 +289,11 @@ def torch_unet():
     return torch, torch_networks.network("unet").float()
 
 
-def exporting():
-    """PyTorch and its parts warn of their own plans."""
-    return pytest.mark.filterwarnings("ignore")
+EXPORTING = pytest.mark.filterwarnings("ignore")  # PyTorch and its parts warn of their own plans
 
 
 @pytest.mark.slow
-@exporting()
+@EXPORTING
 def test_from_torch_end_to_end(tmp_path):
     torch, module = torch_unet()
     from jaxtta import from_torch
@@ -320,7 +318,7 @@ def test_from_torch_end_to_end(tmp_path):
 
 
 @pytest.mark.slow
-@exporting()
+@EXPORTING
 def test_convert_of_a_saved_program_and_of_what_is_none(tmp_path):
     torch, module = torch_unet()
     import jaxtta
@@ -336,7 +334,7 @@ def test_convert_of_a_saved_program_and_of_what_is_none(tmp_path):
 
 
 @pytest.mark.slow
-@exporting()
+@EXPORTING
 def test_what_cannot_be_exported_is_told_in_one_line():
     torch = pytest.importorskip("torch")
     from jaxtta.torch_export import export_module
@@ -356,7 +354,7 @@ def test_what_cannot_be_exported_is_told_in_one_line():
 
 
 @pytest.mark.slow
-@exporting()
+@EXPORTING
 def test_the_whole_table(capsys):
     pytest.importorskip("monai")
     pytest.importorskip("segmentation_models_pytorch")
