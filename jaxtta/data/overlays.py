@@ -69,7 +69,7 @@ def tile(pictures: list[np.ndarray]) -> np.ndarray:
 
 
 def montage(pictures: list[np.ndarray], *, across: int) -> np.ndarray:
-    """Pictures `[h, w, 3]`, uint8, of one size in rows of so many, with thin white gaps; a last row may be shorter."""
+    """Pictures `[h, w, 3]`, uint8, in rows of so many, with thin white gaps; what is smaller or missing is white."""
     rows = [tile(pictures[first : first + across]) for first in range(0, len(pictures), across)]
     return tile([row.swapaxes(0, 1) for row in rows]).swapaxes(0, 1)
 

@@ -147,11 +147,9 @@ def _did_harm(tables: dict[str, list[dict]]) -> str:
 def _gallery(out: Path, rows: list[dict], centres: tuple[str, ...]):
     """The last image of each centre (the stream has adapted longest there) under every method."""
     last = {row["domain"]: row["name"] for row in rows}
-    lines = []
+    panels = []
     for centre in centres:
-        files = {method: out / method / centre / "overlays" / f"{last[centre]}.png" for method in METHODS}
-        shown = {method: images.read_image(file) for method, file in files.items()}
-        lines.append(
-            overlays.tile([captions.captioned(one, f"{centre}: {method}", ()) for method, one in shown.items()])
-        )
-    return overlays.tile([line.swapaxes(0, 1) for line in lines]).swapaxes(0, 1)
+        for method in METHODS:
+            shown = images.read_image(out / method / centre / "overlays" / f"{last[centre]}.png")
+            panels.append(captions.captioned(shown, f"{centre}: {method}", ()))
+    return overlays.montage(panels, across=len(METHODS))
