@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxtta.errors import InputError
 from jaxtta.plans.benchmarks import PROTOCOLS, Benchmark, Protocol
-from jaxtta.plans.words import MOST
+from jaxtta.plans.words import MANY
 
 
 def configured(given: Mapping[str, Any], *, file: Path | None) -> Benchmark:
@@ -134,7 +134,7 @@ def _as_it_is(folder: Path, value: Any) -> Any:
 WORDS = (_all(str), 'words, as in ["a", "b"]', _as_it_is)
 PATHS = (_all(str), 'paths, as in ["a/images", "b/images"]', lambda folder, value: [folder / path for path in value])
 PATH = (_is(str), "a path", lambda folder, value: folder / value)
-COUNT = (lambda value: _is(int)(value) and 0 < value <= MOST, f"a whole number from 1 to {MOST}", _as_it_is)
+COUNT = (lambda value: _is(int)(value) and 0 < value <= MANY, f"a whole number from 1 to {MANY}", _as_it_is)
 ENTRIES: dict[str, tuple[Callable[[Any], bool], str, Callable[[Path, Any], Any]]] = {
     "sources": (
         _table(str), 'checkpoints by labels, as in {mine = "run/best"}',

@@ -37,8 +37,8 @@ class Protocol:
             if value not in choices:
                 raise InputError(f"a protocol's {name} is {value!r}; choose one of {', '.join(choices)}")
         if not isinstance(self.rounds, int) or not 1 <= self.rounds <= MANY:
-            told = "a number of that size" if isinstance(self.rounds, int) and self.rounds > MANY else self.rounds
-            raise InputError(f"a protocol's rounds are {told}; expected a whole number from 1 on")
+            told = "more" if isinstance(self.rounds, int) and self.rounds > MANY else repr(self.rounds)
+            raise InputError(f"a protocol's rounds are {told}; expected a whole number from 1 on, {MANY} at most")
         if self.images == "mixed" and self.reset != "never":
             raise InputError(
                 f"a protocol with mixed images has no domains to reset at: reset {self.reset!r}, not never"

@@ -1,5 +1,6 @@
 """What can be written on the command line for a field of a plan, and the types of such fields."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
@@ -63,9 +64,12 @@ def numbers(text: str) -> tuple[int, ...]:
 def reals(text: str) -> tuple[float, ...]:
     """The numbers of `0.485,0.456,0.406`."""
     try:
-        return tuple(float(part) for part in text.split(","))
+        parts = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"{text!r}: expected numbers with commas, as in 0.485,0.456,0.406") from None
+        parts = ()
+    if not parts or not all(map(math.isfinite, parts)):
+        raise ValueError(f"{_short(text)}: expected numbers with commas, as in 0.485,0.456,0.406")
+    return parts
 
 
 def positive(text: str) -> int:
@@ -114,7 +118,7 @@ def settings(pairs: Iterable[str]) -> dict[str, str]:
 def orders(texts: Iterable[str]) -> int | tuple[tuple[str, ...], ...]:
     """One number of orders to draw, or an order `A,B,C` for each word."""
     first, *more = texts = list(texts)
-    if not more and _is_positive(first):
+    if not more and _is_whole(first, MANY) and int(first):
         return int(first)
     return tuple(tuple(text.split(",")) for text in texts)
 
