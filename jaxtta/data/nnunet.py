@@ -25,6 +25,7 @@ from jaxtta.data import formats, labels, nnunet_arrays, scan
 from jaxtta.data.cases import Case
 from jaxtta.data.nnunet_arrays import Resampling
 from jaxtta.data.resample import resample_labels
+from jaxtta.data.sample import Assembly
 from jaxtta.data.windows import Blend
 
 READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient")
@@ -114,7 +115,7 @@ class NNUNetPreprocessing:
         """
         labels.check_labels(self.mask_values, task)
         volumes, reference = scan.read(case, self.channels, self.mask_values)
-        return NNUNetStudy(case, volumes, scan.limits(case, volumes, SHOWN), reference, self, task, batch)
+        return NNUNetStudy(case, volumes, scan.limits(case, volumes, "minmax"), reference, self, task, batch)
 
 
 class Axes(NamedTuple):
@@ -243,6 +244,11 @@ class NNUNetStudy(scan.Scan):
     def blend(self, classes: int) -> Blend:
         """As nnU-Net weighs them, in float16."""
         return Blend(self.padded, self.window, classes, weights=nnunet_arrays.window_weights(self.window))
+
+    def picture(self, assembly: Assembly) -> np.ndarray:
+        """In grey values between percentiles, which are taken for a picture alone."""
+        self._limits = scan.limits(self.case, self._volumes, SHOWN)
+        return super().picture(assembly)
 
     def restore(self, predicted: np.ndarray) -> np.ndarray:
         """Probabilities of logits that are resampled as nnU-Net does; outside the box, background."""
