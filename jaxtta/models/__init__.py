@@ -14,7 +14,7 @@ from jaxtta.models import ensemble, torch_graph
 from jaxtta.models.heads import FEATURES, HEADS, PIXELS
 from jaxtta.models.layers import MOMENTS, NORMS
 from jaxtta.models.model import Model as Model
-from jaxtta.models.model import initial, require_heads
+from jaxtta.models.model import drawn, require_heads
 from jaxtta.models.model import require_batch_norm as require_batch_norm
 from jaxtta.models.padding import cropped, padded
 from jaxtta.models.resunet import BLOCKS, ResUNet
@@ -67,12 +67,7 @@ def _own(config: dict[str, Any]) -> Model:
     def init(key: Key) -> Source:
         images = jnp.zeros((1, *(module.stride,) * module.dimensions, module.channels), jnp.float32)
         shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, heads=module.heads))
-        # One draw for all kernels: a draw for each would take XLA longer to compile than a training step.
-        sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])]
-        drawn = jnp.split(jax.random.normal(key, (sum(sizes),), jnp.float32), np.cumsum(sizes)[:-1])
-        params = initial(shapes["params"], drawn)
-        stats = shapes.get("batch_stats", {})
-        return Source(params, initial(stats, jax.tree.leaves(stats)))
+        return drawn(key, shapes["params"], shapes.get("batch_stats", {}))
 
     return Model(apply, init, config, module.heads, module.stride, module.dimensions, module.channels, norm)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtta.core import Array, InputError, Key, Source, Tree, paths
 from jaxtta.models.whitening import identity_like
@@ -49,12 +50,20 @@ class Model(NamedTuple):
     members: Mapping[str, Any] = MappingProxyType({})
 
 
-def initial(shapes: Tree, drawn: list[Array]) -> Tree:
+def drawn(key: Key, params: Tree, batch_stats: Tree) -> Source:
+    """Random variables of these shapes, float32, with one draw for all kernels: a draw for each would take XLA longer
+    to compile than a training step."""
+    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
+    normal = jnp.split(jax.random.normal(key, (sum(sizes),), jnp.float32), np.cumsum(sizes)[:-1])
+    return Source(_initial(params, normal), _initial(batch_stats, jax.tree.leaves(batch_stats)))
+
+
+def _initial(shapes: Tree, normals: list[Array]) -> Tree:
     """What variables start from: kernels `N(0, 2 / fan in)` (He et al., 2015), scales and variances 1, covariances the
     identity, others 0.
     """
     leaves = []
-    for path, shape, normal in zip(paths(shapes), jax.tree.leaves(shapes), drawn):
+    for path, shape, normal in zip(paths(shapes), jax.tree.leaves(shapes), normals):
         if path[-1] == "kernel":
             leaves.append(math.sqrt(2 / math.prod(shape.shape[:-1])) * normal.reshape(shape.shape))
         elif path[-1] == "var" and len(shape.shape) == 3:

@@ -14,7 +14,6 @@ jaxtta's own networks. The graph is of the network in use, not in training: drop
 An argument's value is a number, a word, a list of values, or `{"node": name}`.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from jaxtta.models.graph_format import NORM_LAYERS, after, array_of, kind_of, ne
 from jaxtta.models.heads import FEATURES, PIXELS
 from jaxtta.models.layers import MOMENTS, normalised, of_each
 from jaxtta.models.layouts import Laid, last, plain
-from jaxtta.models.model import Model, initial, require_heads
+from jaxtta.models.model import Model, drawn, require_heads
 from jaxtta.models.padding import cropped, padded
 
 ARCHITECTURE = "torch_graph"
@@ -106,10 +105,7 @@ def build(config: dict[str, Any]) -> Model:
         for given in graph["inputs"].values():
             for tree in shapes.keys() & given.keys():
                 shapes[tree][tuple(given[tree])] = jax.ShapeDtypeStruct(tuple(given["shape"]), jnp.float32)
-        params, batch_stats = (nested(tree) for tree in shapes.values())
-        sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(params)]
-        drawn = jnp.split(jax.random.normal(key, (sum(sizes),), jnp.float32), np.cumsum(sizes)[:-1])
-        return Source(initial(params, drawn), initial(batch_stats, jax.tree.leaves(batch_stats)))
+        return drawn(key, *map(nested, shapes.values()))
 
     return Model(
         apply, init, config, ("segmentation",), stride, config["dimensions"], config["channels"], norm_kind(graph)
