@@ -1,12 +1,10 @@
 """Networks as pure functions: `build` makes a `Model` from a configuration that a checkpoint can hold."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxtta import stats as statistics
 from jaxtta.core import Array, InputError, Key, Source, Tree
