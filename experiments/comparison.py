@@ -1,13 +1,17 @@
-"""What experiments that compare share: lists of cases, and means with intervals."""
+"""What experiments that compare share: lists of cases, volumes under shifts, and means with intervals."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from jaxtta.data import nifti
 from jaxtta.data.cases import Case
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.runs import results
 from jaxtta.runs.inputs import find_all
+from jaxtta.synthetic.acquisition import SHIFTS
 
 
 def decathlon(data: Path, preprocessing: VolumePreprocessing) -> list[Case]:
@@ -32,3 +36,24 @@ def interval(values: Sequence[float]) -> str:
     if math.isnan(mean):
         return "–"
     return f"{mean:.2f} ± {high - mean:.2f}"
+
+
+def shifted(folder: Path, cases: list[Case], *, ending: str = "") -> list[Path]:
+    """Writes volumes as they are and under every shift; returns the lists, one a domain.
+
+    Args:
+        folder: where to.
+        cases: the volumes.
+        ending: of their files' names.
+    """
+    lists = {name: [] for name in ("as_they_are", *SHIFTS)}
+    for number, case in enumerate(cases):
+        volume = nifti.read_volume(case.image)
+        values = volume.values((..., 0))
+        for name in lists:
+            path = folder / name / f"{Path(case.name).name}{ending}.nii.gz"
+            rng = np.random.default_rng([number, sorted(lists).index(name)])
+            made = SHIFTS[name](rng, values, volume.geometry.spacing) if name in SHIFTS else values
+            nifti.write_map(path, made, volume.geometry)
+            lists[name].append(case._replace(image=path))
+    return [listed(folder / f"{name}.csv", own) for name, own in lists.items()]

@@ -20,39 +20,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from experiments.compared import benchmarked
-from experiments.comparison import decathlon, listed
+from experiments.comparison import decathlon, listed, shifted
 from jaxtta import train
 from jaxtta.benchmarks.findings import describe
 from jaxtta.core import InputError, Task
-from jaxtta.data import nifti
-from jaxtta.data.cases import Case
 from jaxtta.data.volumes import VolumePreprocessing
 from jaxtta.methods import METHODS
-from jaxtta.synthetic.acquisition import SHIFTS
 
 TASK = Task(3, "softmax", ("background", "anterior", "posterior"))
 PREPROCESSING = VolumePreprocessing((44, 56, 40))  # one window covers all but a few of the volumes
 OTHER_RATES = ("tent:learning_rate=1e-4", "eata:learning_rate=1e-4", "grata:learning_rate=1e-3")
 COMPARED = (*METHODS, *OTHER_RATES)
 MODEL = {"architecture": "unet", "features": (8, 16, 32), "heads": ()}
-
-
-def shifted(folder: Path, cases: list[Case]) -> list[Path]:
-    """Writes the held-out volumes as they are and under every shift; returns the lists, one a domain."""
-    lists = {name: [] for name in ("as_they_are", *SHIFTS)}
-    for number, case in enumerate(cases):
-        volume = nifti.read_volume(case.image)
-        values = volume.values((..., 0))
-        for name in lists:
-            path = folder / name / f"{Path(case.name).name}.nii.gz"
-            rng = np.random.default_rng([number, sorted(lists).index(name)])
-            made = SHIFTS[name](rng, values, volume.geometry.spacing) if name in SHIFTS else values
-            nifti.write_map(path, made, volume.geometry)
-            lists[name].append(case._replace(image=path))
-    return [listed(folder / f"{name}.csv", own) for name, own in lists.items()]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

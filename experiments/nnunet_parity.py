@@ -23,13 +23,11 @@ import nibabel
 import numpy as np
 
 from experiments.compared import benchmarked, told
-from experiments.comparison import decathlon, listed
+from experiments.comparison import decathlon, shifted
 from jaxtta import adapt, convert
 from jaxtta.benchmarks.findings import describe
-from jaxtta.data import nifti
 from jaxtta.data.cases import Case
 from jaxtta.data.volumes import VolumePreprocessing
-from jaxtta.synthetic.acquisition import SHIFTS
 
 METHODS = (
     "tent",
@@ -115,21 +113,6 @@ def differences(ours: Path, theirs: Path) -> dict[str, int]:
     return counts
 
 
-def shifted(folder: Path, cases: list[Case]) -> list[Path]:
-    """Writes the volumes as they are and under every shift; returns the lists, one a domain."""
-    lists = {name: [] for name in ("as_they_are", *SHIFTS)}
-    for number, case in enumerate(cases):
-        volume = nifti.read_volume(case.image)
-        values = volume.values((..., 0))
-        for name in lists:
-            path = folder / name / f"{Path(case.name).name}_0000.nii.gz"
-            rng = np.random.default_rng([number, sorted(lists).index(name)])
-            made = SHIFTS[name](rng, values, volume.geometry.spacing) if name in SHIFTS else values
-            nifti.write_map(path, made, volume.geometry)
-            lists[name].append(case._replace(image=path))
-    return [listed(folder / f"{name}.csv", own) for name, own in lists.items()]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs it all; `arguments` are those of the command line when None."""
     parser = argparse.ArgumentParser("python -m experiments.nnunet_parity", description=__doc__.split("\n")[0])
@@ -161,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append({"network": name, "volumes": variant, **found, "in 10,000": share})
     told(out, "parity", "Voxels that differ from nnU-Net's own prediction", rows, [])
     if options.adapted:
-        lists = tuple(shifted(out / "shifted", held_out[: options.adapted]))
+        lists = tuple(shifted(out / "shifted", held_out[: options.adapted], ending="_0000"))
         plan = {"sources": sources, "images": lists, "methods": tuple(options.methods)}
         print(describe(benchmarked(out / "benchmark", **plan)))
 
