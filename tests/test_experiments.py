@@ -17,6 +17,7 @@ from experiments import (
 )
 from jaxtta.calibration import arms
 from jaxtta.core import InputError
+from jaxtta.synthetic.acquisition import SHIFTS
 
 pytest_plugins = ("command_line",)
 
@@ -47,7 +48,7 @@ def test_hippocampus_shift_trains_adapts_and_tabulates(tmp_path, capsys, as_a_us
     first = capsys.readouterr().out
     rows = rows_of(tmp_path / "out" / "benchmark" / "tables" / "scores.csv")
     assert [row["method"] for row in rows] == list(hippocampus_shift.COMPARED)
-    assert {f"domain_{name}" for name in ("as_they_are", *hippocampus_shift.SHIFTS)} <= set(rows[0])
+    assert {f"domain_{name}" for name in ("as_they_are", *SHIFTS)} <= set(rows[0])
     table = first[first.index("Source source, protocol reset") :]
     assert all(any(line.startswith(f"{name} ") for line in table.splitlines()) for name in hippocampus_shift.COMPARED)
     hippocampus_shift.main(call)  # what is there is not computed again
