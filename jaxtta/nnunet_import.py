@@ -118,7 +118,8 @@ def _read(path: Path) -> dict[str, Any]:
     absent = [key for key in wanted if not isinstance(read, dict) or key not in read]
     if absent or "configuration" not in read["init_args"]:
         raise InputError(f"{path}: has no {(absent or ['configuration'])[0]}; give a checkpoint that nnU-Net v2 wrote")
-    return read
+    kept = (*wanted, "inference_allowed_mirroring_axes")  # and not the optimiser's state, which is twice as large
+    return {key: read[key] for key in kept if key in read}
 
 
 def _missing(error: ImportError) -> InputError:
