@@ -65,18 +65,20 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:-500])
 
 
-def absurd(path):
-    plain = save_volume(path.with_name("plain.nii"), VOLUME)
-    patched(plain, 40, np.array([3, 32000, 32000, 32000], np.int16).tobytes())
-    path.write_bytes(gzip.compress(plain.read_bytes()))
-    plain.unlink()
+def with_header(offset, content):
+    """Makes a volume whose header has other bytes somewhere."""
+
+    def spoil(path):
+        plain = save_volume(path.with_name("plain.nii"), VOLUME)
+        patched(plain, offset, content)
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+
+    return spoil
 
 
-def magic(path):
-    plain = save_volume(path.with_name("plain.nii"), VOLUME)
-    patched(plain, 344, b"xyz\0")
-    path.write_bytes(gzip.compress(plain.read_bytes()))
-    plain.unlink()
+absurd = with_header(40, np.array([3, 32000, 32000, 32000], np.int16).tobytes())
+magic = with_header(344, b"xyz\0")
 
 
 BAD = {
@@ -95,6 +97,10 @@ BAD = {
     ),
     "not a number": (lambda path: save_volume(path, with_value(np.nan)), ("1 of 1764", "NaN", "fill them")),
     "infinite": (lambda path: save_volume(path, with_value(-np.inf)), ("1 of 1764", "infinite", "fill them")),
+    "constant in float32": (
+        with_header(108, np.array([352, 1, 4e18], np.float32).tobytes()),
+        ("every voxel is 4e+18", "take it out"),
+    ),
     "constant": (lambda path: save_volume(path, np.full(SHAPE, -7, np.int16)), ("every voxel is -7", "take it out")),
 }
 

@@ -144,21 +144,29 @@ def _limits_of(path: Path, volume: formats.Volume, intensity: str) -> list[tuple
     ranges = []
     for channel in range(volume.array.shape[-1]):
         stored = volume.array[..., channel]
-        ends = float(stored.min()), float(stored.max())
-        if ends[0] == ends[1]:
+        ends = _scaled(volume, stored.min().item(), stored.max().item())
+        if _alike(*ends):
             raise InputError(f"{path}: every voxel is {ends[0]:g}, an empty volume; take it out or mend the export")
         every = max(1, round((stored.size / MOST_VALUES) ** (1 / 3)))
         some = stored[::every, ::every, ::every].astype(np.float64)
         low, high = ends
         if name == "percentile":
-            low, high = np.percentile(some, numbers)
+            low, high = _scaled(volume, *np.percentile(some, numbers))
         elif name == "zscore":
-            low, high = some.mean() - DEVIATIONS * some.std(), some.mean() + DEVIATIONS * some.std()
-        # Nearly all voxels alike, an empty background around little: their range is the volume's.
-        low, high = (low, high) if low < high else ends
-        if name == "window":
+            low, high = _scaled(volume, some.mean() - DEVIATIONS * some.std(), some.mean() + DEVIATIONS * some.std())
+        elif name == "window":
             low, high = numbers
-        else:
-            low, high = sorted(float(volume.slope * end + volume.intercept) for end in (low, high))
+        # Nearly all voxels alike, an empty background around little: their range is the volume's.
+        low, high = ends if _alike(low, high) else (low, high)
         ranges.append((low, high))
     return ranges
+
+
+def _scaled(volume: formats.Volume, *stored: float) -> list[float]:
+    """What stored numbers mean, the least first."""
+    return sorted(float(volume.slope * number + volume.intercept) for number in stored)
+
+
+def _alike(low: float, high: float) -> bool:
+    """Whether float32 cannot tell two values apart, or not divide by what lies between."""
+    return np.float32(low) == np.float32(high) or np.float32(high - low) == 0
