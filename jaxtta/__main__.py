@@ -1,6 +1,6 @@
 """`python -m jaxtta` and the command `jaxtta`: signals are heard from here on, before anything heavy is imported."""
 
-import contextlib
+import atexit
 import os
 import signal
 import sys
@@ -8,11 +8,12 @@ import threading
 import time
 from typing import NoReturn
 
+UNSAID = 120  # status where all went well but for the output, as Python has it
 GRACE = 3.0  # seconds in which the main thread hears a signal, unless it compiles
 
 
-def main() -> int:
-    """Runs the command line, and ends at once on Ctrl-C and SIGTERM where no run has a state to save first.
+def main() -> NoReturn:
+    """Runs the command line to its exit, and ends at once on Ctrl-C and SIGTERM where no run has a state to save first.
 
     That can be at any moment: what a run has written is whole, see `jaxtta.written`. Nothing is unwound: an exception
     in the midst of an import or of a destructor would be lost, or end in a crash.
@@ -30,9 +31,9 @@ def main() -> int:
         status = cli.main()
     except SystemExit as end:
         status = end.code
-    if status:  # what is left of a failed save, or of a run that was stopped, has nothing to say any more
-        _end(status)
-    return status
+    if not status:  # what is left of a failed save, or of a run that was stopped, has nothing to say any more
+        atexit._run_exitfuncs()
+    _end(status)
 
 
 def _stopped(number: int, _) -> None:
@@ -53,11 +54,14 @@ def _watch(heard: int) -> None:
 
 
 def _end(status: int) -> NoReturn:
-    """Ends the process without the threads, destructors and libraries that have something to do yet."""
-    with contextlib.suppress(Exception):
+    """Ends the process without the threads, destructors and libraries that have something to do yet, in which Python
+    would hear no signal any more."""
+    try:
         sys.stdout.flush()
-    os._exit(status)
+    except Exception:
+        status = status or UNSAID
+    os._exit(status or 0)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
