@@ -35,6 +35,7 @@ SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, er
           errno.EIO, errno.ESTALE)  # fmt: skip
 NO_MEMORY = ("bad_alloc", "RESOURCE_EXHAUSTED", "Cannot allocate memory", "Out of memory", "out of memory")
 BESIDE = 2**18  # bytes of Orbax's own files beside the arrays, and some more
+FILES = 24  # that Orbax has open at once, and one for each of its threads
 
 
 class CheckpointError(InputError):
@@ -138,6 +139,16 @@ def _check_room(place: Path, tree: Tree) -> None:
     room.unlink()
 
 
+def _check_files(path: Path) -> None:
+    """Raises OSError where so few files may be open that Orbax would fail, which its threads go on to tell for long."""
+    with contextlib.ExitStack() as opened:
+        for _ in range(FILES + (os.cpu_count() or 1)):
+            try:
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def _told_by_system(action: Callable[[], Any], path: Path) -> Any:
     """What an action of Orbax gives; what it raises because of the system is an OSError or a MemoryError, as it should.
 
@@ -145,6 +156,7 @@ def _told_by_system(action: Callable[[], Any], path: Path) -> Any:
         OSError: the disk is full, the folder cannot be written, too many files are open and the like.
         MemoryError: there is not enough.
     """
+    _check_files(path)
     try:
         with _threads_unheard():
             return action()

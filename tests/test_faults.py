@@ -208,7 +208,7 @@ def test_a_disk_that_is_read_only(place, whole, tmp_path, command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_few_descriptors(place, whole, tmp_path, command):
     expected, _ = whole(command)
-    for most in (24, 40):
+    for most in (26, 48):
         status, errors = run(place, command, tmp_path / str(most), files=most)
         if status == 0:
             assert content(tmp_path / str(most)) == expected and not errors
