@@ -125,6 +125,7 @@ def test_a_part_and_its_report(tmp_path, capsys):
     assert "## views" in printed and printed.strip() in said
 
 
+@pytest.mark.slow
 def test_a_part_that_takes_too_long_keeps_what_it_has(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(accelerator, "GRACE", 0.0)
     accelerator.main(["--small", "--out", str(tmp_path), "--parts", "streams", "--minutes", str(4 / 60)])

@@ -38,7 +38,7 @@ pytest_plugins = ("command_line",)
 GRATA = ("--method", "grata", "--set", "learning_rate=0.01")
 TENT = ("--method", "tent", "--set", "learning_rate=0.05")
 # Methods whose folders are looked at; those of the others with -m slow.
-WHOLE = ("tent", "cotta", "grata")
+WHOLE = ("tent", "grata")
 TEXTS = ("domain", "name", "event")
 
 
@@ -222,7 +222,9 @@ SETTINGS = {
 SEEN = {"grata": ("rate_factor", 1.0), "sar": ("returned", 0.0), "cotta": ("averaged", 1.0)}
 
 
-@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize(
+    "method", ["grata", *(pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS if name != "grata")]
+)
 def test_settings_reach_the_method_and_count(command, place, tmp_path, method):
     assert set(options_module.method_options(method)) == set(SETTINGS[method])
     arguments = ["adapt", "--source", place / "nested", "--method", method, "--images", place / "south" / "images"]
@@ -239,7 +241,9 @@ def test_the_help_names_every_setting_and_objective(command):
     assert not [word for word in (*keys, *OBJECTIVES) if word not in help_text]
 
 
-@pytest.mark.parametrize("arguments, changes", [(["--episodic"], "later"), (["--repeat", "3"], "all")])
+@pytest.mark.parametrize(
+    "arguments, changes", [(["--episodic"], "later"), pytest.param(["--repeat", "3"], "all", marks=pytest.mark.slow)]
+)
 def test_episodic_and_repeat_reach_the_method(command, place, tmp_path, arguments, changes):
     call = ["adapt", "--source", place / "nested", *TENT, "--no-overlays"]
     call += ["--images", place / "north" / "images"]

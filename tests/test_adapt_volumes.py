@@ -198,6 +198,7 @@ def test_reset_volume_is_each_volume_alone(command, place, tmp_path):
     refused(said, "reset", "site", "volume")
 
 
+@pytest.mark.slow
 def test_a_patient_is_followed_and_never_across_sites(command, place, tmp_path):
     files = ["north/images/0.nii.gz", "north/images/1.nii.gz", "north/images/2.nii.gz", "south/images/0.nii"]
 
@@ -221,6 +222,7 @@ def test_a_patient_is_followed_and_never_across_sites(command, place, tmp_path):
     assert never == one_site and never[names[3]] != sites[names[3]]
 
 
+@pytest.mark.slow
 def test_volumes_side_by_side_are_the_same_as_one_after_the_other(command, place, tmp_path):
     data = of(place, "north", "south")
     call = functools.partial(adapt, command, place / "slices")
@@ -247,7 +249,9 @@ def stopped(monkeypatch, command, call, *, at):
         assert call().status == 130
 
 
-@pytest.mark.parametrize("at, streams", [pytest.param(1, 1, marks=pytest.mark.slow), (8, 1), (7, 2)])
+@pytest.mark.parametrize(
+    "at, streams", [pytest.param(1, 1, marks=pytest.mark.slow), pytest.param(8, 1, marks=pytest.mark.slow), (7, 2)]
+)
 def test_a_killed_run_is_resumed_to_the_same_results(command, place, tmp_path, monkeypatch, at, streams):
     """Batches of 4: the volumes take 2, 1, 3 and 2, 3 steps."""
     data, options = of(place, "north", "south"), (*TENT, "--batch", 4)
@@ -297,7 +301,7 @@ def test_a_finished_run_of_volumes_is_resumed_without_computing_anything(command
 
 NETWORKS = [
     ((16, 16), "softmax", "instance"),
-    ((4, 8, 8), "sigmoid", "group"),
+    pytest.param((4, 8, 8), "sigmoid", "group", marks=pytest.mark.slow),
 ]
 
 

@@ -165,6 +165,7 @@ def test_methods_and_seeds_can_be_added_to_a_finished_benchmark(command, place, 
     refused(command("benchmark", place / "benchmark.toml", "--out", out, "--resume", "--orders", 1), "orders")
 
 
+@pytest.mark.slow
 def test_streams_side_by_side_give_the_same_scores(command, place, ran, tmp_path):
     flags = ("--protocols", "reset", "episodic", "--seeds", "0", "--methods", TENT, "--streams", 4, "--devices", 2)
     succeeded(command("benchmark", place / "benchmark.toml", "--out", tmp_path / "out", *flags))
@@ -177,6 +178,7 @@ def test_streams_side_by_side_give_the_same_scores(command, place, ran, tmp_path
         np.testing.assert_allclose(float(row["dice"]), float(own["dice"]), atol=0.5)
 
 
+@pytest.mark.slow
 def test_several_sources_and_methods_that_refuse_some(command, place, tmp_path):
     data = [x for kind in ("images", "masks") for x in (f"--{kind}", place / "north" / kind)]
     call = ["benchmark", *data, "--out", tmp_path / "out"]

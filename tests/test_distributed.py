@@ -89,7 +89,8 @@ def same(out, expected):
     assert {p.name for p in out.iterdir()} == {*DOMAINS, *written}
 
 
-@pytest.mark.parametrize("finished", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("finished", [False, True])
 def test_two_processes_give_what_one_gives_and_are_resumed(command, place, tmp_path, finished):
     alone, out = tmp_path / "alone", tmp_path / "out"
     succeeded(command(*call(place, alone)))

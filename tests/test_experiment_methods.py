@@ -64,6 +64,7 @@ def test_the_rules_have_a_row_each_and_are_gone_on_with(as_a_user, place, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "benchmark" / "cells").rglob("*.csv")} == before
 
 
+@pytest.mark.slow
 def test_sensitivity_says_how_far_the_rates_are_apart(as_a_user, place, tmp_path):
     sensitivity.main([*own(place, tmp_path), "--methods", "tent", "--learning-rates", "1e-4", "1e-1"])
     tent, unmoved = rows_of(tmp_path / "sensitivity.csv")

@@ -213,9 +213,8 @@ def test_without_flatbuffers_the_mend_is_said(shared, tmp_path, without_flatbuff
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["tent", *(pytest.param(name, marks=pytest.mark.slow) for name in ("source", "grata"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tent", "source", "grata"])
 def test_the_command_line_exports_what_adapt_runs(command, tmp_path, name, optimised):
     path, out = source_model(tmp_path / "source"), tmp_path / "out"
     settings = ["--set", "learning_rate=1e-2", "rate=linear"] if name == "grata" else []

@@ -131,7 +131,7 @@ def test_attention_has_the_images_size_and_the_prediction_is_the_frozen_one(dime
     np.testing.assert_allclose(logits, lftm.segment(model, source, images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["unet", "resunet"])
+@pytest.mark.parametrize("architecture", ["unet", pytest.param("resunet", marks=pytest.mark.slow)])
 def test_seg_grad_cam_is_what_its_formula_says(architecture):
     """The derivative along each channel by forward differentiation, which knows nothing of the gradient, in float64."""
     with jax.enable_x64(True):
@@ -168,7 +168,7 @@ def test_seg_grad_cam_is_what_its_formula_says(architecture):
         np.testing.assert_allclose(attended, expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("norm", ["batch", pytest.param("instance", marks=pytest.mark.slow)])
 def test_images_of_a_batch_do_not_depend_on_one_another(norm):
     model, task, source, space = toy(norm=norm)
     images = pictures(3, *space, 3)

@@ -156,7 +156,7 @@ def along(method, source, images):
     return history
 
 
-SOME = ("tent", "vptta", "rotta", "dua")
+SOME = ("tent", "vptta", "dua")
 
 
 def made(name):

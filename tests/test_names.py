@@ -160,6 +160,7 @@ def test_names_in_lists(tmp_path):
     assert find_cases(tmp_path / "latin.csv")[0].image.is_file()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_contents(command, source, tmp_path):
     data, out = written(tmp_path, "0", "1"), tmp_path / "out"
     call = [

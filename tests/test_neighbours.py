@@ -101,7 +101,10 @@ def test_the_density_of_classes_apart_is_below_that_of_one_class_and_of_doubt():
     np.testing.assert_allclose([uniform, most], [2 / 3 * math.log(3), math.log(3)], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("dimensions", "activation", "share"), [(2, "sigmoid", 0.5), (3, "softmax", 0.7)])
+@pytest.mark.parametrize(
+    ("dimensions", "activation", "share"),
+    [(2, "sigmoid", 0.5), pytest.param(3, "softmax", 0.7, marks=pytest.mark.slow)],
+)
 def test_sictta_chooses_recalls_and_blends_by_its_definition(dimensions, activation, share, float64):
     model, task, source, space = toy(dimensions, activation)
     images = varied(9, 2, *space, model.channels)

@@ -208,7 +208,7 @@ def check_heads(reference, statistics, dtype, tolerance):
             assert error(result[:, ::4, ::4] if result.ndim == 4 else result, golden[name]) < tolerance, head
 
 
-@pytest.mark.parametrize("statistics", ["eval", "batch"])
+@pytest.mark.parametrize("statistics", ["batch", pytest.param("eval", marks=pytest.mark.slow)])
 def test_every_head(reference, statistics, float64, optimised):
     check_heads(reference, statistics, jnp.float64, 1e-6)
 
@@ -429,6 +429,7 @@ def test_a_batch_of_any_shape_equals_a_step_composed_by_hand(space, auxiliary, p
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_an_image_twice_adapts_as_the_image_once(float64):
     source, once = small_source(), small_data(1, 16, 24, labels=(4,))
     twice = {name: jnp.concatenate([value, value]) for name, value in once.items()}

@@ -130,6 +130,7 @@ def features(volume: Phantom) -> np.ndarray:
     return np.array([*np.quantile(image, [0.1, 0.3, 0.5, 0.7, 0.9]), *zones, 3 * grain])
 
 
+@pytest.mark.slow
 def test_sites_are_near_to_the_first_and_far_from_it():
     looks = {name: np.mean([features(volume) for volume in made(name)], axis=0) for name in SITES}
     away = {name: np.linalg.norm(look - looks["danube"]) for name, look in looks.items()}

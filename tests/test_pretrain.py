@@ -48,7 +48,7 @@ def same_encoder(first, second):
         np.testing.assert_array_equal(array, two[name], err_msg=name)
 
 
-@pytest.mark.parametrize("whiten", [(), ("--whiten",)])
+@pytest.mark.parametrize("whiten", [("--whiten",), pytest.param((), marks=pytest.mark.slow)])
 def test_an_encoder_is_started_from(pretrain, tmp_path, whiten):
     """With a rate of next to nothing what comes out is what went in, but for what whitening has folded."""
     source_model(tmp_path / "given", seed=3)
@@ -163,6 +163,7 @@ def assert_same_states(first, second):
         np.testing.assert_array_equal(array, two[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_encoder_and_whitening_leaves_no_trace(pretrain, tmp_path):
     succeeded(pretrain("--whiten", "--seed", 1, "--local", 0, "--independent"))
     assert list(table(tmp_path / "run", "training.csv")[0])[:3] == ["epoch", "loss", "global"]
@@ -174,6 +175,7 @@ def test_another_seed_is_another_encoder_and_whitening_leaves_no_trace(pretrain,
     assert not np.array_equal(leaves(tmp_path / "run" / "last")[name], leaves(tmp_path / "other" / "last")[name])
 
 
+@pytest.mark.slow
 def test_two_devices_learn_what_one_does(pretrain, tmp_path):
     succeeded(pretrain("--whiten", "--epochs", 1))
     succeeded(pretrain("--whiten", "--epochs", 1, "--devices", 2, out=tmp_path / "two"))

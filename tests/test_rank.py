@@ -55,6 +55,7 @@ def rank(command, place, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_ac_corr_is_that_of_one_epoch_of_fine_tuning(rank, command, place, tmp_path, monkeypatch):
     said = succeeded(rank("--learning-rate", "0.05", "--batch", 3))
     rows, layers = table(tmp_path / "out", "ranking.csv"), table(tmp_path / "out", "layers.csv")

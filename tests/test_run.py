@@ -25,7 +25,7 @@ SGD = {"optimiser": optax.sgd(1e-2)}
 
 
 # The compiler splits a batch in the same way for all: these by default, the others with -m slow.
-SPLIT = ("source", "tent", "grata", "cotta")
+SPLIT = ("tent", "grata")
 
 
 @pytest.mark.parametrize(

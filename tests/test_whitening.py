@@ -155,9 +155,8 @@ def test_constant_and_rank_deficient_batches_are_finite(method):
             np.testing.assert_allclose(white, 0, atol=1e-3, err_msg=name)  # the mean's rounding error, times 316
 
 
-@pytest.mark.parametrize(
-    ("method", "tolerance"), [("exact", 1e-4), pytest.param("newton_schulz", 5e-3, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "tolerance"), [("exact", 1e-4), ("newton_schulz", 5e-3)])
 def test_float32_is_stable_for_2048_channels(method, tolerance):
     """The weakest directions, 3e-5 of the trace, fall short of unit variance after 15 iterations."""
     x = np.random.default_rng(0).standard_normal((4096, 2048), dtype=np.float32) * np.linspace(0.6, 1.7, 2048)
