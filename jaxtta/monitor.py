@@ -15,7 +15,7 @@ import optax
 from jaxtta.calibration import evidence
 from jaxtta.core import Array, InputError, Key, Method, Source, Task, Tree
 from jaxtta.models import Model
-from jaxtta.wrappers import careful_step, predicted_again
+from jaxtta.wrappers import careful_update, cleaned, predicted_again
 
 CELLS, FEWEST = 16, 16  # along each axis, in which an image is averaged, of 4 pixels at least; in all, to judge by
 NOISE = 0.1  # share of the variance between cells below which an image is noise: white noise has one over their pixels
@@ -87,34 +87,37 @@ def monitored(method: Method, model: Model, task: Task, *, drift: str = "reset")
     """
     if drift not in ACTIONS:
         raise InputError(f"drift is {drift!r}; choose one of {', '.join(ACTIONS)}")
-    careful, predicted = careful_step(method), predicted_again(method)
+    careful, predicted = careful_update(method), predicted_again(method)
 
     def init(source: Source, images: Array) -> MonitorState:
         return MonitorState(method.init(source, images), jnp.ones(()), jnp.int32(0), jnp.asarray(False))
 
     def step(key: Key, source: Source, state: MonitorState, images: Array):
-        clean = jnp.where(jnp.isfinite(images), images, jnp.zeros_like(images))
+        clean = cleaned(images)
         kind = kind_of(model, source, task, clean)
         learns = jax.tree.leaves(state.method)
         allowed = (kind == 0) & ~state.held if learns else jnp.asarray(True)
         kept, output = careful(key, source, state.method, images, allowed)
-        logits, adapts = output.logits, output.info["skipped"] == 0
+        adapts = output.info["skipped"] == 0
         event = jnp.where(allowed & ~adapts, NOT_FINITE, kind)
         if not learns:  # nothing can be harmed
             return state, output._replace(info={**output.info, "event": event.astype(jnp.float32)})
         start, seen = method.init(source, images), state.seen + adapts.astype(jnp.int32)
         moved = _distance(method.adapted(kept), method.adapted(start))
         looks = adapts & ((seen % EVERY == 0) | (moved > FAR))
-        anew = predicted(~looks, logits, source, start, clean)
+        # Chosen by what is each stream's own: over devices the two branches would not be of one type otherwise.
+        starts = functools.partial(optax.tree.where, state.seen >= 0, start, kept)
+        other = jax.lax.cond(looks, starts, lambda: kept)
+        # One program serves both: an image that was not adapted to is predicted anew, or one that was from the start.
+        anew = predicted(adapts & ~looks, output.logits, source, other, clean)
+        logits = jnp.where(adapts, output.logits, anew)
         now = jnp.mean(
             evidence.overlap(*(task.decided(task.probabilities(one)) for one in (anew, logits)))[task.foreground]
         )
         agreement = jnp.where(looks, (1 - RECENT) * state.agreement + RECENT * now, state.agreement)
         drifted = adapts & ((moved > FAR) | (agreement < AGREEMENT))
         if drift == "reset":
-            # Chosen by what is each stream's own: over devices the two branches would not be of one type otherwise.
-            anew_from = functools.partial(optax.tree.where, state.seen >= 0, start, kept)
-            kept = jax.lax.cond(drifted, anew_from, lambda: kept)
+            kept = jax.lax.cond(drifted, lambda: other, lambda: kept)
             logits = jnp.where(drifted, anew, logits)
         held = state.held | drifted if drift == "hold" else state.held
         event = jnp.where(state.held, HELD, jnp.where(drifted, ACTIONS[drift], event))

@@ -129,25 +129,31 @@ def guarded(method: Method) -> Method:
     Watched: the image, every value of the info (losses, gradient norms), every parameter and optimiser value, and the
     prediction. A skipped image is predicted with the state as it was; pixels that are not finite count as 0 there.
     """
-    careful = careful_step(method)
-    return method._replace(step=lambda *arguments: careful(*arguments, jnp.asarray(True)))
+    careful, predicted = careful_update(method), predicted_again(method)
+
+    def step(key: Key, source: Source, state: Tree, images: Array):
+        kept, output = careful(key, source, state, images, jnp.asarray(True))
+        # Without a state there is none to go back to: the prediction again would be the same.
+        if jax.tree.leaves(state):
+            good = output.info["skipped"] == 0
+            output = output._replace(logits=predicted(good, output.logits, source, kept, cleaned(images)))
+        return kept, output
+
+    return method._replace(step=step)
 
 
-def careful_step(method: Method) -> Callable[..., tuple[Tree, Output]]:
-    """`(key, source, state, images, allowed) -> (state, Output)`: the step of `guarded`, which also leaves the state as
-    it was where it is not allowed to change."""
-    predicted = predicted_again(method)
+def careful_update(method: Method) -> Callable[..., tuple[Tree, Output]]:
+    """`(key, source, state, images, allowed) -> (state, Output)`: a step that leaves the state as it was where it is
+    not allowed to change or anything is not finite, and says so in `info["skipped"]` (0 or 1); an image of which that
+    holds is to be predicted again."""
 
     def step(key: Key, source: Source, state: Tree, images: Array, allowed: Array):
-        clean = jnp.where(jnp.isfinite(images), images, jnp.zeros_like(images))
-        updated, output = method.step(key, source, state, clean)
+        updated, output = method.step(key, source, state, cleaned(images))
         good = allowed & jnp.all(jnp.isfinite(images)) & finite((updated, output))
         # A selection for each leaf would have XLA fuse the test of all leaves into every one, and compile their square.
         kept = jax.lax.cond(good, lambda: updated, lambda: state)
-        # Without a state there is none to go back to: the prediction again would be the same.
-        logits = predicted(good, output.logits, source, kept, clean) if jax.tree.leaves(state) else output.logits
         skipped = 1 - good.astype(jnp.float32)
-        return kept, Output(logits, {**output.info, "skipped": skipped})
+        return kept, output._replace(info={**output.info, "skipped": skipped})
 
     return step
 
@@ -179,6 +185,11 @@ def predicted_again(method: Method) -> Callable[..., Array]:
         return jax.lax.cond(jnp.all(arguments[0]), lambda: first, lambda: over_places(again)), True
 
     return predicted
+
+
+def cleaned(images: Array) -> Array:
+    """Images with 0 for what is not finite."""
+    return jnp.where(jnp.isfinite(images), images, jnp.zeros_like(images))
 
 
 def finite(tree: Tree) -> Array:
