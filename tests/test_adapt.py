@@ -341,6 +341,7 @@ def test_a_run_that_skipped_every_update_ends_with_status_2_when_all_is_written(
     assert record(tmp_path / "out")["status"] == "finished" and files(tmp_path / "out") >= {"masks/a"}
 
 
+@pytest.mark.slow
 def test_without_a_monitor_everything_is_adapted_to_and_nothing_else_changes(command, place, tmp_path, optimised):
     call = ["adapt", "--source", place / "nested", *TENT, "--images", place / "north" / "images"]
     for name, more in (("on", []), ("off", ["--monitor", "off"])):
@@ -407,7 +408,7 @@ def whole(place):
         pytest.param(2, True, marks=pytest.mark.slow),
         pytest.param(3, True, marks=pytest.mark.slow),
         (4, True),
-        (4, False),
+        pytest.param(4, False, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_is_resumed_to_the_same_results(command, place, whole, tmp_path, monkeypatch, after, saving):
@@ -539,7 +540,8 @@ def same_run(out, expected, count=9):
     assert same_pictures(out, expected) == count
 
 
-@pytest.mark.parametrize("method, layout", [pytest.param(GRATA, (2, 1), marks=pytest.mark.slow), (TENT, (2, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("method, layout", [(GRATA, (2, 1)), (TENT, (2, 2))])
 def test_domains_side_by_side_give_the_same_as_one_after_the_other(command, place, tmp_path, method, layout):
     alone = place / f"alone-{method[1]}"
     if not alone.exists():
@@ -553,6 +555,7 @@ def test_domains_side_by_side_give_the_same_as_one_after_the_other(command, plac
     assert run["dice"] == pytest.approx(once["dice"], rel=1e-5) and run["cases"] == once["cases"]
 
 
+@pytest.mark.slow
 def test_domains_of_a_list_side_by_side(command, place, tmp_path):
     lines = ["image,mask,domain"]
     for k, i in itertools.product(("north", "south"), range(2)):
@@ -594,6 +597,7 @@ def test_killed_streams_are_resumed_to_the_same_results(command, place, tmp_path
     refused(command(*three_domains(place, out, *TENT, "--streams", 3, "--resume")), "streams")
 
 
+@pytest.mark.slow
 def test_precision_reaches_the_network_and_is_one_of_the_choices(command, place, tmp_path):
     call = ["adapt", "--source", place / "nested", *TENT, "--images", place / "south" / "images", "--no-overlays"]
     succeeded(command(*call, "--out", tmp_path / "narrow", "--precision", "bfloat16"))

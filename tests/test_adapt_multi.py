@@ -160,7 +160,8 @@ def test_domains_have_folders_and_are_one_target(place, tmp_path):
         assert {p.parent.parent.name for p in folder.glob("*/masks/*.png")} == {"north", "south"}
 
 
-@pytest.mark.parametrize("models", ["slices", pytest.param("windows", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("models", ["slices", "windows"])
 def test_volumes_lie_where_they_lay(place, tmp_path, models):
     out = tmp_path / "out"
     said = adapt_multi(plan(place, out, models=models, data=("scans",), arm=("tgma", "source_a"), overlays=True))

@@ -180,6 +180,7 @@ def listed(path, *lines):
     return path
 
 
+@pytest.mark.slow
 def test_reset_volume_is_each_volume_alone(command, place, tmp_path):
     data = of(place, "north")
     succeeded(adapt(command, place / "slices", tmp_path / "each", *TENT, "--reset", "volume", **data))
@@ -249,9 +250,8 @@ def stopped(monkeypatch, command, call, *, at):
         assert call().status == 130
 
 
-@pytest.mark.parametrize(
-    "at, streams", [pytest.param(1, 1, marks=pytest.mark.slow), pytest.param(8, 1, marks=pytest.mark.slow), (7, 2)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("at, streams", [(1, 1), (8, 1), (7, 2)])
 def test_a_killed_run_is_resumed_to_the_same_results(command, place, tmp_path, monkeypatch, at, streams):
     """Batches of 4: the volumes take 2, 1, 3 and 2, 3 steps."""
     data, options = of(place, "north", "south"), (*TENT, "--batch", 4)

@@ -206,6 +206,7 @@ def test_recipes_differ_and_released_is_the_default(command, data, tmp_path):
     assert losses["default"] == losses["released"] and len(set(losses.values())) == 3
 
 
+@pytest.mark.slow
 def test_finetune_and_rank_take_it_too(command, data, place, tmp_path):
     tuned = ["finetune", "--source", place / "source0", *data, "--epochs", 1, "--quiet", "--augmentation"]
     succeeded(command(*tuned, "strong", "--out", tmp_path / "tuned"))

@@ -219,6 +219,7 @@ def brightest(model, task, *, share: float = 0.5):
     return Method(init, step, predict, lambda state: state["moved"])
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_is_benchmarked_without_touching_the_package(as_a_user, place, tmp_path):
     names = ("north", "south")
     plan = Benchmark(

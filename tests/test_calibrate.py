@@ -69,6 +69,7 @@ def test_a_calibrated_source_is_the_source_with_what_it_said(calibrated, plain):
     assert "Gain of every arm" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_it_is_adapted_by_what_it_was_calibrated_for_unless_told_otherwise(command, calibrated, home, tmp_path):
     out, _ = calibrated
     call = ("adapt", "--source", out, "--images", home / "dogwood" / "images", "--out", tmp_path / "run")

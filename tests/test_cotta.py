@@ -110,7 +110,8 @@ def test_a_prediction_of_certainties_is_finite_and_keeps_its_labels(activation):
     np.testing.assert_allclose(task.probabilities(logits), probabilities, atol=1e-6)
 
 
-@pytest.mark.parametrize("share", [0.01, pytest.param(0.3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.01, 0.3])
 def test_a_share_of_the_values_returns_to_the_source_and_the_teacher_does_not(share, optimised):
     model, task, source, space = toy()
     images = pictures(1, *space, 3)

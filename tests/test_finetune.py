@@ -123,6 +123,7 @@ def test_rows_are_of_25_steps_at_least(finetune, tmp_path):
     assert [row["epoch"] for row in rows] == ["25", "30"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_resumed_to_the_same_weights(finetune, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LEAST", 1)
     succeeded(finetune("--batch", 2, "--validation", 0.2, out=tmp_path / "whole"))

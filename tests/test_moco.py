@@ -220,6 +220,7 @@ def test_constant_images_leave_everything_finite(value):
     assert all_finite(state) and all_finite(info)
 
 
+@pytest.mark.slow
 def test_the_queue_is_written_in_place(optimised):
     length = 65536
     init, step = run.compiled_learner(learner(queue=length))

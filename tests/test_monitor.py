@@ -156,7 +156,7 @@ def along(method, source, images):
     return history
 
 
-SOME = ("tent", "vptta", "dua")
+SOME = ("tent", "dua")
 
 
 def made(name):

@@ -159,6 +159,7 @@ def test_views_one_after_the_other_give_the_same_teacher_also_mapped(ways, space
     np.testing.assert_allclose(by_turns[1][1], by_turns[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_views_one_after_the_other_give_the_same_gradient_in_streams_over_devices(ways):
     model, task, source, space = toy()
 

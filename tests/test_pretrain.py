@@ -112,6 +112,7 @@ def test_an_encoder_is_learnt_and_other_commands_take_it(pretrain, command, plac
     refused(other, run / "last", "features", out=tmp_path / "other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stop",  # every save in turn with a toy: test_loop.py
     [

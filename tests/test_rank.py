@@ -138,6 +138,7 @@ def test_with_masks_the_correlation_with_the_true_dice_is_told(rank, command, pl
     assert whole["pearson"] == pytest.approx(correlation.pearsonr(*pairs.T).statistic, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_sources_of_several_architectures_and_sizes(rank, place, tmp_path):
     small = tmp_path / "small"
     loaded = checkpoint.load(place / "sources" / "one" / "best")
@@ -178,6 +179,7 @@ def test_it_writes_over_a_ranking_only_when_asked(rank, tmp_path):
         assert "crop" in csv.DictReader(file).fieldnames
 
 
+@pytest.mark.slow
 def test_a_stopped_ranking_begins_again_and_a_finished_one_stays(rank, tmp_path, monkeypatch):
     def interrupted(*arguments, **keywords):
         raise KeyboardInterrupt

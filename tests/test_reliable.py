@@ -215,6 +215,7 @@ def test_sar_returns_to_the_source_when_its_average_falls_below_the_reset():
     assert not np.allclose(free[-1][1].logits, held[-1][1].logits, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_memo_minimises_the_entropy_of_the_mean_over_views_mapped_back():
     model, task, variables, space = toy(2, "sigmoid")
     image = pictures(1, *space, 3)

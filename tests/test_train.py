@@ -82,6 +82,7 @@ def test_a_sigmoid_task_is_learnt_and_the_result_is_a_source(command, place, tmp
         assert float(table(out)[0]["dice_disc"]) >= 0
 
 
+@pytest.mark.slow
 def test_a_softmax_task_with_every_head(command, place, tmp_path):
     run = tmp_path / "run"
     succeeded(command("train", *data(place), "--out", run, *TINY, *SOFTMAX, "--epochs", 3, "--learning-rate", "0.01"))
@@ -257,6 +258,7 @@ def test_weights_are_converted_and_adapted_with(command, place, tmp_path, suffix
         refused(command(*call, "--set", "pseudo=denoising"), "denoising head", out=tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_a_torchvision_resnet_is_an_encoder_to_train_from(command, place, tmp_path, without_steps):
     arrays = resnet18(4, np.random.default_rng(2))
     np.savez(tmp_path / "resnet.npz", **arrays)

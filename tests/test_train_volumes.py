@@ -53,6 +53,7 @@ def test_slices_are_learnt_and_the_result_is_a_source(command, place, tmp_path):
         assert float(row[f"dice_{structure}"]) == pytest.approx(float(rows[-1][f"dice_{structure}"]), abs=0.2)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_in_windows_is_resumed_to_the_same_weights(command, place, tmp_path, monkeypatch):
     how = ("--size", "4x8x8", "--activation", "softmax", "--classes", 3, "--epochs", 2, "--batch", 4, "--seed", 3)
     call = ["train", *data(place), *TINY, *how, "--validation", 0.34, "--out"]

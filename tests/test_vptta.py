@@ -60,11 +60,12 @@ def error(result, golden):
     return np.max(np.abs(result - golden)) / np.max(np.abs(golden))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype, loss, prompt, logits",
     [
         (np.float64, 1e-6, 1e-6, 1e-6),
-        pytest.param(np.float32, 1e-5, 1e-2, 1e-2, marks=pytest.mark.slow),
+        (np.float32, 1e-5, 1e-2, 1e-2),
     ],
 )
 def test_eight_steps_of_the_released_code(dtype, loss, prompt, logits, optimised):

@@ -66,6 +66,7 @@ def test_repeat_takes_no_fewer_than_one_update():
         repeat(adding(), 0)
 
 
+@pytest.mark.slow
 def test_repeat_of_a_real_method_is_its_step_again_and_again(optimised):
     model, task, source, space = toy()
     method, images = METHODS["tent"](model, task, optimiser=optax.sgd(1e-2)), pictures(1, *space, 3)
