@@ -79,7 +79,7 @@ def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
     plans = (2, 3, [3, 3, 3], [1, 2, 2], [2, 2])
     smp = {
         "Unet": ("resnet34", "efficientnet-b0", "mobilenet_v2", "timm-regnety_002"), "UnetPlusPlus": ("resnet18",),
-        "FPN": ("resnet34", "mobilenet_v2"), "DeepLabV3": ("resnet18",), "PAN": ("resnet18",), "UPerNet": ("resnet18",),
+        "FPN": ("resnet34", "mobilenet_v2"), "DeepLabV3": ("resnet18",), "UPerNet": ("resnet18",),
         "DeepLabV3Plus": ("resnet34", "efficientnet-b0"), "MAnet": ("resnet18",), "Linknet": ("resnet18",),
         "PSPNet": ("resnet18",), "Segformer": ("mit_b0",),
     }  # fmt: skip
@@ -107,9 +107,10 @@ def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
             _monai("UNETR", 1, 2, CUBE[1:], feature_size=8, hidden_size=48, mlp_dim=96, num_heads=4), CUBE,
         ),
         "MONAI SwinUNETR 3d": (
-            _monai("SwinUNETR", in_channels=1, out_channels=2, feature_size=12, spatial_dims=3), CUBE,
+            _monai("SwinUNETR", in_channels=1, out_channels=2, feature_size=12, spatial_dims=3), (1, 64, 64, 64),
         ),
         **{f"smp {name} {encoder}": (_smp(name, encoder), COLOUR) for name, some in smp.items() for encoder in some},
+        "smp PAN resnet18": (_smp("PAN", "resnet18"), (3, 128, 128)),  # pools below the encoder's stride
         **{f"torchvision {name}": (_torchvision(name), COLOUR) for name in (
             "deeplabv3_resnet50", "fcn_resnet50", "lraspp_mobilenet_v3_large",
         )},
