@@ -3,7 +3,8 @@
 The 3-D U-Net is trained on the first part of the hippocampus volumes of the Medical Segmentation Decathlon (Task04, T1
 MRI, 1 mm, anterior and posterior hippocampus). The held-out volumes are then segmented as they are and under three
 severe shifts of `jaxtta.synthetic.acquisition`: a bias field, a change of contrast, and blur with thick slices. Nothing
-is shown to the source model in training but the volumes as they are, with the usual augmentation.
+is shown to the source model in training but the volumes as they are, with the usual augmentation; a fifth of them is
+kept back, and calibrates it.
 
     python -m experiments.hippocampus_shift --data Task04_Hippocampus --out hippocampus
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train(
         images=listed(out / "training.csv", training), out=out / "source", classes=TASK.classes,
         activation=TASK.activation, names=TASK.names, size=PREPROCESSING.size, **MODEL, optimiser="adam",
-        learning_rate=3e-3, epochs=options.epochs, batch=4, seed=options.seed, resume=ready,
+        learning_rate=3e-3, epochs=options.epochs, batch=4, validation=0.2, seed=options.seed, resume=ready,
     )  # fmt: skip
     lists = tuple(shifted(out / "volumes", held_out))
     plan = {"sources": {"source": out / "source" / "best"}, "images": lists, "methods": COMPARED}
