@@ -4,6 +4,7 @@ Every function takes a map `[batch, *space, channels]` and the arguments of the 
 which may be one for all axes or one for each.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -54,21 +55,58 @@ def transposed_convolution(
     dilation: Any,
     groups: int,
 ) -> Array:
-    """The transpose of a convolution, with a kernel `[*size, in, out / groups]`."""
+    """The transpose of a convolution, with a kernel `[*size, in, out / groups]`.
+
+    On CPU, where XLA is slow at it, and where windows do not overlap, it is a plain convolution (`_phases`).
+    """
     dimensions, size = x.ndim - 2, kernel.shape[:-2]
     strides, padding, beyond, dilation = (each(v, dimensions) for v in (stride, padding, output_padding, dilation))
-    if size == strides and not any(padding) and not any(beyond) and set(dilation) == {1} and groups == 1:
-        matrix = jnp.moveaxis(kernel, -2, 0).reshape(kernel.shape[-2], -1)
-        y = interleave((x @ matrix).reshape(*x.shape[:-1], *size, kernel.shape[-1]))
-    else:
+
+    def plain(x: Array, kernel: Array) -> Array:
         pads = [(d * (k - 1) - p, d * (k - 1) - p + b) for d, k, p, b in zip(dilation, size, padding, beyond)]
         channels, out = kernel.shape[-2:]
         turned = jnp.flip(kernel, tuple(range(dimensions))).reshape(*size, groups, channels // groups, out)
         turned = jnp.moveaxis(turned, dimensions, -2).reshape(*size, channels // groups, groups * out)
         options = {"lhs_dilation": strides, "rhs_dilation": dilation, "dimension_numbers": _numbers(dimensions)}
         ones = (1,) * dimensions
-        y = lax.conv_general_dilated(x, turned, ones, pads, feature_group_count=groups, **options)
+        return lax.conv_general_dilated(x, turned, ones, pads, feature_group_count=groups, **options)
+
+    phases = functools.partial(_phases, strides=strides, padding=padding, beyond=beyond)
+    if set(dilation) != {1} or groups != 1:
+        y = plain(x, kernel)
+    elif size == strides and not any(padding) and not any(beyond):
+        y = phases(x, kernel)
+    else:
+        y = lax.platform_dependent(x, kernel, cpu=phases, default=plain)
     return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def _phases(
+    x: Array, kernel: Array, *, strides: tuple[int, ...], padding: tuple[int, ...], beyond: tuple[int, ...]
+) -> Array:
+    """A transposed convolution as a convolution of stride 1, whose channels are the places between two inputs.
+
+    Along an axis, with q and r the quotient and the rest of t by the stride s,
+    `y[t - padding] = sum_j x[q - j] kernel[r + s j]`.
+    """
+    space, size, out = x.shape[1:-1], kernel.shape[:-2], kernel.shape[-1]
+    taps = [-(-k // s) for k, s in zip(size, strides)]
+    whole = jnp.pad(kernel, [(0, m * s - k) for m, s, k in zip(taps, strides, size)] + [(0, 0)] * 2)
+    whole = whole.reshape(*(part for pair in zip(taps, strides) for part in pair), *kernel.shape[-2:])
+    dimensions = len(space)
+    whole = jnp.flip(whole, tuple(range(0, 2 * dimensions, 2)))
+    order = [*range(0, 2 * dimensions, 2), 2 * dimensions, *range(1, 2 * dimensions, 2), 2 * dimensions + 1]
+    whole = whole.transpose(order).reshape(*taps, kernel.shape[-2], -1)
+    sizes = [(n - 1) * s - 2 * p + k + b for n, s, p, k, b in zip(space, strides, padding, size, beyond)]
+    last = [max(m - 1, (p + o - 1) // s - n + 1) for m, p, o, s, n in zip(taps, padding, sizes, strides, space)]
+    pads = [(m - 1, end) for m, end in zip(taps, last)]
+    if set(taps) == {1} and not any(last):
+        y = x @ whole.reshape(whole.shape[-2:])
+    else:
+        convolve = slice_by_slice if dimensions == 3 else lax.conv_general_dilated
+        y = convolve(x, whole, (1,) * dimensions, pads, dimension_numbers=_numbers(dimensions))
+    y = interleave(y.reshape(*y.shape[:-1], *strides, out))
+    return y[(slice(None), *(slice(p, p + o) for p, o in zip(padding, sizes)))]
 
 
 def _window(x: Array, size: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> dict[str, Any]:
