@@ -110,7 +110,7 @@ def with_two_norms(source_params, params, batch_stats):
     return nn.intercept_methods(interceptor)
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("dimensions", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_network_folds_exactly(in_float64, dimensions):
     made = toy(dimensions)
     source, other = (
@@ -208,6 +208,7 @@ def operations(program):
     return cost["flops"] + cost.get("transcendentals", 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [64, 512, 2048])
 def test_the_matrix_costs_less_than_the_convolution_beside_it(channels, optimised):
     """On a map as small as 4 x 4, one image."""

@@ -570,6 +570,7 @@ def test_domains_of_a_list_side_by_side(command, place, tmp_path):
     assert record(tmp_path / "two")["places"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after, devices", [pytest.param(2, 1, marks=pytest.mark.slow), (6, 2)])
 def test_killed_streams_are_resumed_to_the_same_results(command, place, tmp_path, monkeypatch, after, devices):
     layout = (*TENT, "--streams", 2, "--devices", devices)

@@ -158,7 +158,7 @@ def test_every_label_comes_from_its_own_voxel(command, tmp_path, monkeypatch, va
             assert np.all((load_canonical(out / "masks" / f"{i}.nii.gz") == expected) | near)
 
 
-@pytest.mark.parametrize("model", ["slices", "windows"])
+@pytest.mark.parametrize("model", ["slices", pytest.param("windows", marks=pytest.mark.slow)])
 def test_the_source_gives_one_answer_however_it_is_served(command, place, tmp_path, model):
     data = of(place, "north", "south")
     succeeded(adapt(command, place / model, tmp_path / "plain", *SOURCE, **data))
@@ -305,6 +305,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, activation, norm", NETWORKS, ids=str)
 def test_two_modalities_in_two_files_are_the_same_as_in_one(command, tmp_path, size, activation, norm):
     volume_model(tmp_path / "model", size, activation=activation, norm=norm, channels=2)

@@ -132,6 +132,7 @@ def test_a_share_of_the_values_returns_to_the_source_and_the_teacher_does_not(sh
     assert back.size > 1000 and 0 < back.sum() < back.size
 
 
+@pytest.mark.slow
 def test_other_keys_restore_other_values_and_all_or_none_may_return():
     model, task, source, space = toy()
     images = pictures(1, *space, 3)

@@ -100,6 +100,7 @@ def test_the_main_table_trains_a_source_on_each_domain_and_leaves_it_out(as_a_us
     assert float(rows[0]["mean"]) == pytest.approx((float(rows[0]["alder"]) + float(rows[0]["elm"])) / 2)
 
 
+@pytest.mark.slow
 def test_the_main_table_takes_released_lists(as_a_user, place, tmp_path):
     lists, sources = tmp_path / "lists", tmp_path / "sources"
     lists.mkdir()

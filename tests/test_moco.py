@@ -124,6 +124,7 @@ def test_the_state_starts_with_equal_encoders_and_random_keys():
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, pytest.param({"local": 0.0, "shared": False}, marks=pytest.mark.slow)])
 def test_a_step_is_what_its_parts_say(options):
     init, step = program(**options)

@@ -225,7 +225,7 @@ def test_the_divergence_is_the_sum_of_both(activation):
 
 
 @pytest.mark.parametrize(("dimensions", "activation"), TASKS)
-@pytest.mark.parametrize("exponential", [True, False])
+@pytest.mark.parametrize("exponential", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_dltta_scales_the_update_of_tent_by_the_divergence(dimensions, activation, exponential):
     model, task, source, space = toy(dimensions, activation)
     images = varied(6, 2, *space, model.channels)

@@ -411,7 +411,7 @@ def small_step(auxiliary, pseudo, source, data, rate):
         ((24, 40), "ent", "consis"),
         pytest.param((24, 40), "rotate", "supres", marks=pytest.mark.slow),
         pytest.param((23, 18), "denoise", "supres", marks=pytest.mark.slow),
-        ((24, 24), "recon", "rotate"),
+        pytest.param((24, 24), "recon", "rotate", marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -187,6 +187,7 @@ def test_two_devices_learn_what_one_does(pretrain, tmp_path):
     refused(pretrain("--devices", 64, "--batch", 64, "--queue", 64, out=tmp_path / "x"), "64 devices")
 
 
+@pytest.mark.slow
 def test_slices_of_volumes_without_those_that_are_constant(pretrain, tmp_path):
     folder = scans(tmp_path / "scans")
     array, _ = anatomy((4, 18, 14), seed=9)
@@ -254,6 +255,7 @@ def encoder(tmp_path_factory):
     return root / "encoder"
 
 
+@pytest.mark.slow
 def test_fine_tuning_from_an_encoder_mixes_the_encoders_norms_alone(command, place, encoder, tmp_path):
     data = ("--images", place / "images", "--masks", place / "masks", "--mask-values", "255,128,0")
     task = ("--classes", 3, "--activation", "softmax", "--names", "none,disc,cup")

@@ -86,6 +86,7 @@ def test_ac_corr_is_that_of_one_epoch_of_fine_tuning(rank, command, place, tmp_p
     assert not (tmp_path / "out" / "prepared").exists()
 
 
+@pytest.mark.slow
 def test_sources_of_unequal_width_are_ranked_for_each_channel(rank, place, tmp_path):
     wide = wide_model(tmp_path / "wide")
     succeeded(rank(sources=[place / "sources" / "one" / "best", wide]))
@@ -96,6 +97,7 @@ def test_sources_of_unequal_width_are_ranked_for_each_channel(rank, place, tmp_p
     assert {int(row["channels"]) for row in table(tmp_path / "out", "layers.csv")} == {4, 6, 8, 12}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(  # the metrics themselves: test_lftm.py
     "metric", [pytest.param(name, marks=() if name in ("lftm", "entropy") else pytest.mark.slow) for name in METRICS]
 )

@@ -236,6 +236,7 @@ def test_memo_minimises_the_entropy_of_the_mean_over_views_mapped_back():
     np.testing.assert_allclose(output.logits, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_memo_takes_every_image_for_the_first():
     model, task, variables, space = toy()
     images = pictures(2, 1, *space, 3)

@@ -167,7 +167,9 @@ def test_draws_are_entries_none_twice_before_all_were_drawn():
     assert {int(places[0]) for places in draws} == {0, 2, 3, 5}
 
 
-@pytest.mark.parametrize(("dimensions", "activation"), [(2, "sigmoid"), (3, "softmax")])
+@pytest.mark.parametrize(
+    ("dimensions", "activation"), [(2, "sigmoid"), pytest.param(3, "softmax", marks=pytest.mark.slow)]
+)
 def test_category_and_uncertainty_of_an_image_are_those_of_the_sources_prediction_at_first(dimensions, activation):
     model, task, source, space = toy(dimensions, activation)
     images = pictures(3, *space, model.channels) * jnp.asarray([1.0, 0.1, 2.0]).reshape(3, *(1,) * (dimensions + 1))

@@ -135,7 +135,9 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "sigmoid" else pytest.mark.slow) for kind in PAIRS]
+)
 def test_both_networks_and_their_weights_train_from_the_sources(kind):
     models, sources, task, batch = pair(**PAIRS[kind])
     learner = tgma.tgma_learner(models, sources, jnp.asarray([0.8, 0.4]), task, optimiser=SGD)

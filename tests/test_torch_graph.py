@@ -18,6 +18,7 @@ from jaxtta.models.graph_format import NORM_LAYERS, nested
 from jaxtta.models.graph_parts import completed
 from jaxtta.models.heads import FEATURES, PIXELS
 from jaxtta.models.layouts import Laid, plain
+from jaxtta.models.torch_layers import transposed_convolution
 from jaxtta.torch_import import convert, read_state_dict
 from jaxtta.workflows.recognition import kind_of, refuse_families
 
@@ -395,3 +396,18 @@ def test_sizes_and_places_are_found_in_the_graph_alone(name):
 def test_layers_without_affine_and_statistics_have_places_of_their_own():
     layers = [node["layer"] for node in config_of("volume")["graph"]["nodes"] if node["op"] in NORM_LAYERS]
     assert ["norms", "1"] in layers and ["norms", "3"] in layers and all(map(all, layers))
+
+
+@pytest.mark.parametrize("size, stride, padding, beyond", [(3, 2, 1, 1), (4, 2, 1, 0), (2, 3, 0, 2), (5, 3, 2, 0)])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_transposed_convolution_spreads_every_value_by_its_kernel(dimensions, size, stride, padding, beyond):
+    rng, space = np.random.default_rng(size), (4, 3, 5)[:dimensions]
+    x, kernel = rng.normal(size=(2, *space, 3)), rng.normal(size=(*[size] * dimensions, 3, 4))
+    spread = np.zeros((2, *((n - 1) * stride + size + beyond for n in space), 4))
+    for place in np.ndindex(*space):
+        window = (slice(None), *(slice(i * stride, i * stride + size) for i in place))
+        spread[window] += np.tensordot(x[(slice(None), *place)], kernel, axes=(-1, -2))
+    inside = tuple(slice(padding, n - padding) for n in spread.shape[1:-1])
+    options = {"stride": stride, "padding": padding, "output_padding": beyond, "dilation": 1, "groups": 1}
+    found = transposed_convolution(*map(jnp.float32, (x, kernel)), None, **options)
+    np.testing.assert_allclose(found, spread[(slice(None), *inside)], atol=1e-4)

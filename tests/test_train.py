@@ -221,7 +221,7 @@ def save_safetensors(path, arrays):
     pytest.importorskip("safetensors.numpy").save_file(arrays, path)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("suffix", [pytest.param(".npz", marks=pytest.mark.slow), ".safetensors"])
 def test_weights_are_converted_and_adapted_with(command, place, tmp_path, suffix):
     arrays = resunet18(4, np.random.default_rng(1))
     write = {".npz": lambda path: np.savez(path, **arrays), ".safetensors": lambda path: save_safetensors(path, arrays)}

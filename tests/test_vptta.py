@@ -205,6 +205,7 @@ def test_the_image_counts_for_less_the_more_were_seen():
         assert after.seen == number
 
 
+@pytest.mark.slow
 def test_repeated_steps_come_nearer_to_the_source_and_predict_repeats_the_last():
     model, task, source, space = toy()
     images = pictures(1, 1, *space, 3)
