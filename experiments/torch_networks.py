@@ -107,7 +107,7 @@ def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
             _monai("UNETR", 1, 2, CUBE[1:], feature_size=8, hidden_size=48, mlp_dim=96, num_heads=4), CUBE,
         ),
         "MONAI SwinUNETR 3d": (
-            _monai("SwinUNETR", in_channels=1, out_channels=2, feature_size=12, spatial_dims=3), (1, 64, 64, 64),
+            _monai("SwinUNETR", in_channels=1, out_channels=2, feature_size=12, spatial_dims=3), (1, 64, 32, 32),
         ),
         **{f"smp {name} {encoder}": (_smp(name, encoder), COLOUR) for name, some in smp.items() for encoder in some},
         "smp PAN resnet18": (_smp("PAN", "resnet18"), (3, 128, 128)),  # pools below the encoder's stride

@@ -7,9 +7,10 @@ A convolution's or dense layer's weight is a `kernel`, its axes turned to JAX's 
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from jaxtta.core import Source
-from jaxtta.models.graph_format import NORM_LAYERS, constant, nested
+from jaxtta.models.graph_format import NORM_LAYERS, constant
 from jaxtta.models.graph_parts import reads
 from jaxtta.torch_program import Graph
 
@@ -60,7 +61,7 @@ def variables(graph: Graph, nodes: list[dict[str, Any]], used: set[str]) -> tupl
     for node in nodes:
         if node["op"] in NORM_LAYERS:
             _settle(node, graph, inputs, trees["params"])
-    return Source(nested(trees["params"]), nested(trees["batch_stats"])), inputs
+    return Source(unflatten_dict(trees["params"]), unflatten_dict(trees["batch_stats"])), inputs
 
 
 def _is_norm_bias(name: str, nodes: list[dict[str, Any]]) -> bool:

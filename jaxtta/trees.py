@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
 import jaxtta
@@ -239,13 +240,8 @@ def load_tree(path: Path) -> tuple[Tree, dict[str, Any]]:
         damaged = sorted(name for name in got.keys() | saved.keys() if got.get(name) != saved.get(name))
         if damaged:
             raise ValueError(f"its file {damaged[0]} is not the one that was saved")
-        expected: Tree = {}
-        for name, dtype, shape in manifest["leaves"]:
-            *folders, leaf = name.split("/")
-            node = expected
-            for folder in folders:
-                node = node.setdefault(folder, {})
-            node[leaf] = np.empty(shape, dtype)
+        leaves = {tuple(name.split("/")): np.empty(shape, dtype) for name, dtype, shape in manifest["leaves"]}
+        expected = unflatten_dict(leaves)
         tree = _told_by_system(lambda: ocp.load(place, expected), place) if expected else {}
         tree = jax.tree.map(np.asarray, tree)
         whole = digest(tree) == manifest["sha256"]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
 from jaxtta import checkpoint, stats
 from jaxtta.core import InputError, Source, Task, norm_affine, partition, paths
@@ -14,7 +15,7 @@ from jaxtta.data.preprocessing import Preprocessing
 from jaxtta.methods import METHODS
 from jaxtta.models import MOMENTS, build
 from jaxtta.models.aten import OPERATIONS, SIZES
-from jaxtta.models.graph_format import NORM_LAYERS, nested
+from jaxtta.models.graph_format import NORM_LAYERS
 from jaxtta.models.graph_parts import completed
 from jaxtta.models.heads import FEATURES, PIXELS
 from jaxtta.models.layouts import Laid, plain
@@ -58,7 +59,7 @@ def golden(name, dtype=np.float64):
     for given in config["graph"]["inputs"].values():
         for tree in trees.keys() & given.keys():
             trees[tree][tuple(given[tree])] = taken(given, arrays, "weight").astype(dtype)
-    return build(config), Source(*map(nested, trees.values())), arrays
+    return build(config), Source(*map(unflatten_dict, trees.values())), arrays
 
 
 def taken(given, arrays, kind):

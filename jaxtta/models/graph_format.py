@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtta.core import InputError, Tree
+from jaxtta.core import InputError
 from jaxtta.models.aten import OPERATIONS, SIZES
 
 NORM_LAYERS = {"batch_norm": "batch", "instance_norm": "instance", "group_norm": "group", "layer_norm": "layer"}
@@ -59,14 +59,3 @@ def after(graph: dict[str, Any]) -> list[dict[str, Any]]:
         found.insert(0, nodes[name])
         name = nodes[name]["in"]["x"]["node"]
     return found
-
-
-def nested(flat: dict[tuple[str, ...], Any]) -> Tree:
-    """Nested dictionaries of values by their paths."""
-    tree: Tree = {}
-    for path, value in flat.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = value
-    return tree

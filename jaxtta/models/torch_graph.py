@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from jaxtta import stats as statistics
 from jaxtta.core import Array, InputError, Key, Moments, Source, Tree
 from jaxtta.models.aten import MADE, OPERATIONS, SIZES, Kernel
-from jaxtta.models.graph_format import NORM_LAYERS, after, array_of, kind_of, nested, norm_kind, require_operations
+from jaxtta.models.graph_format import NORM_LAYERS, after, array_of, kind_of, norm_kind, require_operations
 from jaxtta.models.heads import FEATURES, PIXELS
 from jaxtta.models.layers import MOMENTS, normalised, of_each
 from jaxtta.models.layouts import Laid, last, plain
@@ -96,16 +97,16 @@ def build(config: dict[str, Any]) -> Model:
             outputs[PIXELS] = last(_pixels(graph, values))
         outputs = cropped(outputs, space, padded=images.shape[1:-1])
         if MOMENTS in heads:
-            outputs[MOMENTS] = nested(of.moments)
+            outputs[MOMENTS] = unflatten_dict(of.moments)
         kept = variables.get("memory") or statistics.initial_memory(stats, variables["batch_stats"])
-        return outputs, nested({**_flat(kept, variables["batch_stats"]), **of.memory})
+        return outputs, unflatten_dict({**_flat(kept, variables["batch_stats"]), **of.memory})
 
     def init(key: Key) -> Source:
         shapes: dict[str, dict] = {"params": {}, "batch_stats": {}}
         for given in graph["inputs"].values():
             for tree in shapes.keys() & given.keys():
                 shapes[tree][tuple(given[tree])] = jax.ShapeDtypeStruct(tuple(given["shape"]), jnp.float32)
-        return drawn(key, *map(nested, shapes.values()))
+        return drawn(key, *map(unflatten_dict, shapes.values()))
 
     return Model(
         apply, init, config, ("segmentation",), stride, config["dimensions"], config["channels"], norm_kind(graph)
