@@ -7,6 +7,8 @@ exactly.
 
 import contextlib
 import copy
+import ctypes
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +23,7 @@ from jaxtta.torch_program import Graph, shape_of, translated
 from jaxtta.torch_variables import variables
 
 LAST = ("sigmoid", "softmax")  # that logits have not been through
+PATIENCE = 120.0  # seconds in which torch may find out whether a network takes other sizes
 
 
 class Exported(NamedTuple):
@@ -46,7 +49,7 @@ def export_module(module: Any, example: Any, *, mean: Any = None, std: Any = Non
         module: of one argument, images `[batch, channels, *space]`, that returns logits `[batch, classes, *space]`, or
             a list or dictionary of outputs of which the first of the images' size counts.
         example: images as a tensor or an array, of any values; the network takes other numbers of images, and other
-            sizes where its graph allows.
+            sizes where its graph allows and torch.export proves it within two minutes.
         mean: taken off each channel before the network, one number each; none when None.
         std: by which each channel is divided after that.
 
@@ -80,7 +83,7 @@ def export_module(module: Any, example: Any, *, mean: Any = None, std: Any = Non
 def _exported(module: Any, example: Any, mean: Any, std: Any) -> Exported:
     torch = _torch()
     changing = {axis: torch.export.Dim.AUTO for axis in (0, *range(2, example.ndim))}
-    with contextlib.suppress(Exception):  # a network may fix its sizes in ways of its own
+    with contextlib.suppress(Exception), _within(PATIENCE):  # a network may fix its sizes in ways of its own
         program = _functional(torch.export.export(module, (example,), dynamic_shapes=(changing,)))
         exported = import_program(program, mean=mean, std=std)
         if exported.model.config["size"] is None:
@@ -94,6 +97,19 @@ def _exported(module: Any, example: Any, mean: Any, std: Any) -> Exported:
             "the values of arrays must go: see torch.export's documentation, or wrap the part that is fixed"
         ) from error
     return import_program(_functional(program), mean=mean, std=std)
+
+
+@contextlib.contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in this thread where what it does in Python takes longer."""
+    thread, throw = ctypes.c_ulong(threading.get_ident()), ctypes.pythonapi.PyThreadState_SetAsyncExc
+    timer = threading.Timer(seconds, throw, (thread, ctypes.py_object(TimeoutError)))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        throw(thread, None)  # what was thrown and not raised yet
 
 
 def read_program(path: Path, *, mean: Any = None, std: Any = None) -> Exported:

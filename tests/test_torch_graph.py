@@ -20,6 +20,7 @@ from jaxtta.models.graph_parts import completed
 from jaxtta.models.heads import FEATURES, PIXELS
 from jaxtta.models.layouts import Laid, plain
 from jaxtta.models.torch_layers import transposed_convolution
+from jaxtta.torch_export import _within
 from jaxtta.torch_import import convert, read_state_dict
 from jaxtta.workflows.recognition import kind_of, refuse_families
 
@@ -412,3 +413,11 @@ def test_a_transposed_convolution_spreads_every_value_by_its_kernel(dimensions, 
     options = {"stride": stride, "padding": padding, "output_padding": beyond, "dilation": 1, "groups": 1}
     found = transposed_convolution(*map(jnp.float32, (x, kernel)), None, **options)
     np.testing.assert_allclose(found, spread[(slice(None), *inside)], atol=1e-4)
+
+
+def test_what_takes_too_long_in_python_is_broken_off():
+    with pytest.raises(TimeoutError), _within(0.05):
+        while True:
+            pass
+    with _within(60):
+        assert sum(range(1000)) == 499500
