@@ -90,6 +90,7 @@ def save_tree(path: Path, tree: Tree, manifest: dict[str, Any]) -> None:
     place = path / next(name for name in TREES if name != named)
     for left in TREES:  # by a killed run
         written.note(path / left, whole=True)
+        written.note(path / f"{left}{written.UNFINISHED}", whole=True)
         _remove(path, left, but=named)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -124,7 +125,7 @@ def _remove(path: Path, name: str, *, but: str | None) -> None:
     """Removes a tree, and what Orbax left of one, unless it is the one to keep."""
     if name != but:
         for folder in path.glob(f"{name}*"):
-            if folder.name == name or folder.name.startswith(f"{name}.orbax-checkpoint-tmp"):
+            if folder.name == name or folder.name.startswith(f"{name}{written.UNFINISHED}"):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -25,6 +25,7 @@ except ImportError:  # where a system cannot lock, two runs in one folder are no
     fcntl = None
 
 LIST = ".jaxtta"
+UNFINISHED = ".orbax-checkpoint-tmp"  # how Orbax calls a folder beside the one that it becomes
 ENOUGH = 65536  # bytes of a block that is written where a system cannot allocate
 _at_work: dict[str, "Written"] = {}  # by the folder
 
@@ -140,6 +141,7 @@ def _files(folder: Path, names: set[str], *, below: str = ".") -> Iterator[tuple
     """The files and links in a folder by their names, deepest first, and what each is: `listed`, `temporary` or ``."""
     whole = tuple(name for name in names if name.endswith("/"))
     unfinished = {str(temporary(Path(name))) for name in names}
+    parts = tuple(name for name in whole if name.endswith(f"{UNFINISHED}/"))
 
     def failed(error: OSError) -> None:
         raise error
@@ -149,7 +151,7 @@ def _files(folder: Path, names: set[str], *, below: str = ".") -> Iterator[tuple
             for name in (*files, *(one for one in folders if os.path.islink(os.path.join(place, one)))):
                 path = os.path.relpath(os.path.join(place, name), folder)
                 kind = "listed" if path in names or path.startswith(whole) else ""
-                yield path, "temporary" if path in unfinished else kind
+                yield path, "temporary" if path in unfinished or path.startswith(parts) else kind
 
 
 def temporary(path: Path) -> Path:

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from jaxtta import written
+from jaxtta import trees, written
 from jaxtta.core import InputError
 from jaxtta.written import LIST, Written, foreign, listed, mapped, note, read_json, replacing
 
@@ -75,6 +75,28 @@ def test_lists_of_inner_folders_count_and_whole_folders_too(folder, tmp_path):
     assert "c" not in listed(tmp_path / "inner") and foreign(tmp_path) is None
     folder.remove("whole")
     assert {path.name for path in tmp_path.iterdir()} == {LIST, "inner"}
+
+
+def test_what_orbax_had_not_finished_is_of_the_run_and_goes(folder, tmp_path, monkeypatch):
+    left = tmp_path / "state" / "tree.orbax-checkpoint-tmp" / "d"
+
+    def killed(*_):
+        assert foreign(tmp_path) is None
+        left.parent.mkdir(parents=True)
+        left.touch()
+        assert foreign(tmp_path) is None
+        raise Killed
+
+    monkeypatch.setattr(trees.ocp, "save", killed)
+    monkeypatch.setattr(trees, "_remove", lambda *_, **__: None)  # a killed run cleans nothing up
+    with pytest.raises(Killed):
+        trees.save_tree(tmp_path / "state", {"a": np.ones(3)}, {})
+    folder.remove(temporary_alone=True)
+    assert not left.exists() and foreign(tmp_path) is None
+
+
+class Killed(BaseException):
+    """The process ends."""
 
 
 def test_a_list_that_was_cut_off_is_gone_on_with(folder, tmp_path):
