@@ -62,6 +62,8 @@ def words(place, command):
     }[command]
 
 
+# A shell starts what runs in the background deaf to Ctrl-C.
+HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 QUIET = {"export": []}
 RESUMES = {"export": "--overwrite"}
 COMMANDS = ("adapt", "train", "finetune", "calibrate", "rank", "adapt-multi", "pretrain", "export")
@@ -69,7 +71,8 @@ COMMANDS = ("adapt", "train", "finetune", "calibrate", "rank", "adapt-multi", "p
 
 def started(place, command, out, *more, files=None):
     """The process of a run, which can have so many files open."""
-    call = [sys.executable, "-m", "jaxtta", command, *words(place, command), "--out", out, *more]
+    call = [sys.executable, "-c", HEARING, sys.executable, "-m", "jaxtta", command, *words(place, command)]
+    call += ["--out", out, *more]
     call += QUIET.get(command, ["--quiet"])
     if files is not None:  # by a shell: a process that is forked has JAX warn
         call = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', files, *call]
