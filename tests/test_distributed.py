@@ -114,6 +114,7 @@ def test_two_processes_give_what_one_gives_and_are_resumed(command, place, tmp_p
     assert {p.relative_to(out).parts[0] for p in after} == {"north", "west"}
 
 
+@pytest.mark.slow
 def test_what_one_process_refuses_ends_both_and_nothing_is_written(place, tmp_path):
     bad = dataset(tmp_path / "data" / "bad", 1, seed=70) / "images" / "0.png"
     bad.write_bytes(bad.read_bytes()[:60])

@@ -46,7 +46,7 @@ def values(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize("depth", [18, 50, *(pytest.param(n, marks=pytest.mark.slow) for n in (34, 101, 152))])
 def test_every_depth_builds_and_segments(depth):
     model = build({"architecture": "resunet", "classes": 2, "depth": depth, "width": 4})
     source = jax.eval_shape(model.init, jax.random.key(0))

@@ -73,6 +73,7 @@ def test_any_name_comes_through_a_run(command, source, tmp_path):
     succeeded(command(*call, "--resume"))
 
 
+@pytest.mark.slow
 def test_without_a_locale(source, tmp_path):
     """The same bytes in tables and files whatever the locale says."""
     data = written(tmp_path / "眼底", "眼", "no\udcffutf8", masks=False)

@@ -48,7 +48,8 @@ def same_encoder(first, second):
         np.testing.assert_array_equal(array, two[name], err_msg=name)
 
 
-@pytest.mark.parametrize("whiten", [("--whiten",), pytest.param((), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("whiten", [("--whiten",), ()])
 def test_an_encoder_is_started_from(pretrain, tmp_path, whiten):
     """With a rate of next to nothing what comes out is what went in, but for what whitening has folded."""
     source_model(tmp_path / "given", seed=3)

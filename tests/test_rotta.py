@@ -218,6 +218,7 @@ def test_the_defaults_are_the_published_ones_and_the_bank_is_most_of_the_state()
     assert sum(leaf.size * 4 for leaf in jax.tree.leaves(shapes.bank)) / 1e6 == pytest.approx(201.3, abs=0.1)
 
 
+@pytest.mark.slow
 def test_an_update_once_in_some_images_is_that_of_the_whole_bank_and_nothing_moves_before():
     model, task, source, space = toy()
     images = pictures(4, 1, *space, 3)
