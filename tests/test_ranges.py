@@ -68,7 +68,7 @@ def test_consistency_of_a_standardised_image_is_that_of_the_image(activation):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["grata", *(pytest.param(n, marks=pytest.mark.slow) for n in ("memo", "rotta"))])
+@pytest.mark.parametrize("name", ["grata", "memo", "rotta"])
 def test_methods_that_style_images_do_to_a_network_of_standardised_ones_what_they_do_to_another(name):
     model, task, source, space = toy()
 

@@ -98,9 +98,7 @@ def test_sources_of_unequal_width_are_ranked_for_each_channel(rank, place, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(  # the metrics themselves: test_lftm.py
-    "metric", [pytest.param(name, marks=() if name in ("lftm", "entropy") else pytest.mark.slow) for name in METRICS]
-)
+@pytest.mark.parametrize("metric", METRICS)  # the metrics themselves: test_lftm.py
 def test_metrics_need_no_masks(rank, place, tmp_path, metric):
     succeeded(rank("--by", metric, masks=None))
     rows = table(tmp_path / "out", "ranking.csv")

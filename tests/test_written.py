@@ -12,6 +12,10 @@ from jaxtta.core import InputError
 from jaxtta.written import LIST, Written, foreign, listed, mapped, note, read_json, replacing
 
 
+class Killed(BaseException):
+    """The process ends."""
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder that is being written into."""
@@ -93,10 +97,6 @@ def test_what_orbax_had_not_finished_is_of_the_run_and_goes(folder, tmp_path, mo
         trees.save_tree(tmp_path / "state", {"a": np.ones(3)}, {})
     folder.remove(temporary_alone=True)
     assert not left.exists() and foreign(tmp_path) is None
-
-
-class Killed(BaseException):
-    """The process ends."""
 
 
 def test_a_list_that_was_cut_off_is_gone_on_with(folder, tmp_path):
