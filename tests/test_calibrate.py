@@ -113,17 +113,15 @@ def test_a_calibration_that_is_stopped_goes_on_and_ends_the_same(calibrated, pla
 @pytest.mark.slow
 def test_a_few_labelled_images_of_the_target_choose_for_all(command, plain, home, tmp_path):
     dogwood, out = home / "dogwood", tmp_path / "target"
-    said = succeeded(
-        command(
-            "calibrate", "--source", plain, "--target", dogwood / "images", "--masks", dogwood / "masks", "--out", out
-        )
-    )
+    call = ("calibrate", "--source", plain, "--target", dogwood / "images", "--masks", dogwood / "masks", "--out", out)
+    said = succeeded(command(*call))
     record = json.loads((out / "run.json").read_text())
     assert (
         record["chosen"] in said.out
         and record["rows"] == 8
         and list(checkpoint.load(out).source.calibration["settled"])
     )
+    assert record["chosen"] in succeeded(command(*call, "--resume")).out
     adapted = jaxtta.adapt(source=out, images=dogwood / "images", out=tmp_path / "run", quiet=True)
     assert adapted["taken"] == {record["chosen"]: 8}
 

@@ -38,7 +38,7 @@ def test_a_benchmark_names_the_best_method_and_what_did_harm(rows, words, tone):
         ),
         ({"changes": [], "margin": float("inf")}, "Nothing helps for sure", "open"),
         (
-            {"chosen": "step", "gain": 1.5, "rows": 5, "arms": [{"arm": "step", "gain": 1.5, "p": 0.01}]},
+            {"chosen": "step", "gain": 1.5, "rows": 5, "tested": [{"arm": "step", "gain": 1.5, "p": 0.01}]},
             "Step is taken for every image: +1.50 Dice points on 5 images.",
             "good",
         ),

@@ -34,18 +34,18 @@ def settled(dice: np.ndarray, names: Sequence[str]) -> tuple[dict[str, Tree], di
     best = max(beyond, key=lambda place: gains[:, place].mean(), default=0)
     error = gains[:, best].std(ddof=1) / np.sqrt(len(gains))
     told = np.array([dice[:, 0].mean(), gains[:, best].mean(), gains[:, best].mean() - error], np.float32)
-    arms = [
+    tested = [
         {"arm": name, "gain": float(gains[:, place].mean()), "p": float(min(corrected[place], 1.0))}
         for place, name in enumerate(names)
         if name != SOURCE
     ]
     record = {"chosen": names[best], "rows": len(dice), "dice": float(dice[:, 0].mean()), "gain": float(told[1])}
-    return {"settled": {names[best]: told}}, {**record, "arms": arms}
+    return {"settled": {names[best]: told}}, {**record, "tested": tested}
 
 
 def describe(record: Mapping[str, Any]) -> str:
     """What was chosen, in a line or two."""
-    best = max(record["arms"], key=lambda row: row["gain"])
+    best = max(record["tested"], key=lambda row: row["gain"])
     if record["chosen"] == SOURCE:
         return (
             f"the source is kept to: on {record['rows']} images nothing is better beyond chance (the largest gain, of "

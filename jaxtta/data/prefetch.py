@@ -18,7 +18,8 @@ def prefetch(
 ) -> Iterator[tuple[Item, Result | InputError]]:
     """Applies a function to every item in threads and yields `(item, result)` in the items' order.
 
-    Closing the generator early drops what has not begun; what is being read ends by itself and nobody waits for it.
+    Closing the generator early drops what has not begun and waits for what has: a file that is being written is written
+    while its folder is still the run's.
 
     Args:
         function: what to do with an item; called from several threads at once.
@@ -48,7 +49,7 @@ def prefetch(
             waiting.extend((following, pool.submit(function, following)) for following in islice(items, 1))
             yield item, result
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def completed(

@@ -77,6 +77,7 @@ class RunFolder:
         self._before: dict[str, Any] | None = None
         self._written: written.Written | None = None
         self._scratch: Sequence[str] = ()
+        self._identity: set[str] = set()
         self._handlers: dict[int, Any] = {}
         self._waits, self._asked, self._saved = False, None, 0.0
 
@@ -151,7 +152,8 @@ class RunFolder:
             InputError: the run to resume is another, one of `reads` lies in a run that would be removed, or another
                 process is at work in the folder.
         """
-        self._scratch, identity = scratch, json.loads(json.dumps(identity, default=str))
+        self._scratch, self._identity = scratch, set(identity)
+        identity = json.loads(json.dumps(identity, default=str))
         if self._before is not None:
             together(lambda: self._check_same(identity, elsewhere))
             if self._before.get("status") == "finished" and not grows:
@@ -170,6 +172,8 @@ class RunFolder:
     def finish(self, **result: Any) -> dict[str, Any]:
         """Writes the record of the finished run with its result, removes what served to get there, and returns the
         record, of all processes."""
+        again = result.keys() & self._identity
+        assert not again, f"{again}: told by the run's identity, which a run that is resumed is compared to"
         self.record |= {"status": "finished", **result}
         record = self._write_record()
         self._tidy()
