@@ -28,7 +28,7 @@ def test_matrix_and_score_are_the_releases():
         np.testing.assert_allclose(got.per_channel, GOLDENS["ac_corr/value"] / 7, rtol=1e-9)
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("dimensions", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_the_model_is_the_mean_of_its_layers(dimensions):
     made = toy(dimensions)
     source = random_source(made.model, seed=1).params
@@ -48,8 +48,16 @@ def test_the_model_is_the_mean_of_its_layers(dimensions):
     "config, layer",
     [
         ({"architecture": "unet", "features": (4, 8), "channels": 3, "dimensions": 2}, "encoder2/norm2"),
-        ({"architecture": "resunet", "depth": 18, "width": 4, "channels": 3}, "encoder/stage4_block2/norm2"),
-        ({"architecture": "resunet", "depth": 50, "width": 4, "channels": 3}, "encoder/stage4_block3/norm3"),
+        pytest.param(
+            {"architecture": "resunet", "depth": 18, "width": 4, "channels": 3},
+            "encoder/stage4_block2/norm2",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"architecture": "resunet", "depth": 50, "width": 4, "channels": 3},
+            "encoder/stage4_block3/norm3",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_model_is_scored_by_the_deepest_layer_of_its_encoder(config, layer):

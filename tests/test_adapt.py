@@ -38,7 +38,7 @@ pytest_plugins = ("command_line",)
 GRATA = ("--method", "grata", "--set", "learning_rate=0.01")
 TENT = ("--method", "tent", "--set", "learning_rate=0.05")
 # Methods whose folders are looked at; those of the others with -m slow.
-WHOLE = ("tent", "grata")
+WHOLE = ("tent",)
 TEXTS = ("domain", "name", "event")
 
 
@@ -241,6 +241,7 @@ def test_the_help_names_every_setting_and_objective(command):
     assert not [word for word in (*keys, *OBJECTIVES) if word not in help_text]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, changes", [(["--episodic"], "later"), pytest.param(["--repeat", "3"], "all", marks=pytest.mark.slow)]
 )
@@ -358,6 +359,7 @@ def turned(walk, turn, *where, **options):
         yield parent, folders, names
 
 
+@pytest.mark.slow
 def test_same_bytes_whatever_the_threads_and_the_order_on_disk(command, place, tmp_path, monkeypatch):
     call = ["adapt", "--source", place / "nested", *TENT, "--probabilities"]
     names = sorted((place / "north" / "images").iterdir())
@@ -407,7 +409,7 @@ def whole(place):
     [
         pytest.param(2, True, marks=pytest.mark.slow),
         pytest.param(3, True, marks=pytest.mark.slow),
-        (4, True),
+        pytest.param(4, True, marks=pytest.mark.slow),
         pytest.param(4, False, marks=pytest.mark.slow),
     ],
 )

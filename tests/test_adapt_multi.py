@@ -78,6 +78,7 @@ def test_by_default_the_pair_of_tgma_without_any_mask(place, tmp_path):
     assert order[0] in describe(said) and "auxiliary" in describe(said) and "Dice" not in describe(said)
 
 
+@pytest.mark.slow
 def test_the_main_network_is_a_source_model_as_any_other(place, tmp_path):
     out = tmp_path / "out"
     said = adapt_multi(plan(place, out, arm=("tgma_main",)))
@@ -88,6 +89,7 @@ def test_the_main_network_is_a_source_model_as_any_other(place, tmp_path):
     assert same_pictures(out, tmp_path / "again") == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("models", ["models", pytest.param("exclusive", marks=pytest.mark.slow)])
 def test_all_arms_are_scored(place, tmp_path, models):
     out, data = tmp_path / "out", "north"

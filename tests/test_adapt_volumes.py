@@ -122,7 +122,7 @@ def test_masks_lie_where_the_images_lie(command, place, tmp_path, model):
 
 
 KNOWN = [
-    {"size": (18, 14), "intensity": "minmax"},
+    pytest.param({"size": (18, 14), "intensity": "minmax"}, marks=pytest.mark.slow),
     {"size": (8, 14), "axis": "sagittal", "spacing": (3.0, 1.5), "intensity": "minmax"},
     {"size": (8, 8, 8), "intensity": "minmax"},
 ]

@@ -197,6 +197,7 @@ def test_train_takes_a_recipe_by_its_name_and_records_it(command, data, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_recipes_differ_and_released_is_the_default(command, data, tmp_path):
     call = ["train", *data, *TINY, "--mask-values", "fundus", "--epochs", 1, "--validation", 0]
     losses = {}

@@ -18,7 +18,8 @@ def place(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("model", ["slices", pytest.param("windows", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["slices", "windows"])
 def test_volumes_have_the_scores_that_adapt_gives_them(command, place, tmp_path, model):
     data = [x for kind in ("images", "masks") for x in (f"--{kind}", place / "north" / kind, place / "south" / kind)]
     out, adapted = tmp_path / "out", tmp_path / "adapted"

@@ -77,7 +77,7 @@ def assert_identical(got, expected):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-@pytest.mark.parametrize("config", [UNET, RESUNET], ids=["unet", "resunet"])
+@pytest.mark.parametrize("config", [UNET, pytest.param(RESUNET, marks=pytest.mark.slow)], ids=["unet", "resunet"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_variables_come_back_bit_for_bit(tmp_path, config, dtype):
     _, source = save(tmp_path / "model", config, dtype)

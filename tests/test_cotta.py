@@ -87,6 +87,7 @@ def test_two_steps_by_hand(dimensions, activation, batch):
     assert_trees_close((state.student, state.teacher), (student, teacher), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_ends_of_the_threshold_average_nothing_and_everything():
     model, task, source, space = toy()
     image = pictures(1, *space, 3)

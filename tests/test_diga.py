@@ -77,7 +77,12 @@ def expected(task, streams, outputs, confidence=0.9):
 
 @pytest.mark.parametrize(
     ("dimensions", "activation", "sure"),
-    [(2, "sigmoid", 0.9), (2, "softmax", 0.5), (2, "softmax", 0.2), (3, "softmax", 0.5)],
+    [
+        pytest.param(2, "sigmoid", 0.9, marks=pytest.mark.slow),
+        (2, "softmax", 0.5),
+        (2, "softmax", 0.2),
+        pytest.param(3, "softmax", 0.5, marks=pytest.mark.slow),
+    ],
 )
 def test_prototypes_and_prediction_are_those_of_the_definition(dimensions, activation, sure):
     model, task, source, images, outputs = network(dimensions, activation)

@@ -43,6 +43,7 @@ def test_an_image_of_home_is_near_and_another_is_far():
     assert np.all(np.diff(near) >= 0) and float(near[1]) < 1 < float(far[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions, activation", [(2, "sigmoid"), pytest.param(3, "softmax", marks=pytest.mark.slow)])
 def test_parts_are_what_their_fields_say(dimensions, activation):
     model, task, source, space = toy(dimensions, activation)

@@ -140,7 +140,10 @@ def test_a_stopped_run_is_resumed_to_the_same_weights(finetune, tmp_path, monkey
     assert not (tmp_path / "run" / fitting.PREPARED).exists()
 
 
-@pytest.mark.parametrize("size", [(16, 16), (4, 8, 8)], ids=["slices", "windows"])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param((16, 16), id="slices"), pytest.param((4, 8, 8), id="windows", marks=pytest.mark.slow)],
+)
 def test_volumes(finetune, tmp_path, size):
     folder, source = scans(tmp_path / "scans"), volume_model(tmp_path / "volumes", size)
     data = {"images": folder / "images", "masks": folder / "masks", "source": source}

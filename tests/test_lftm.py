@@ -120,7 +120,10 @@ KINDS = [(2, "sigmoid"), (2, "softmax"), (3, "sigmoid"), (3, "softmax")]
 
 
 @pytest.mark.parametrize("attention", [lftm.seg_grad_cam, lftm.activation_energy])
-@pytest.mark.parametrize("dimensions, activation", KINDS)
+@pytest.mark.parametrize(
+    "dimensions, activation",
+    [pytest.param(*kind, marks=pytest.mark.slow if kind == (3, "sigmoid") else ()) for kind in KINDS],
+)
 def test_attention_has_the_images_size_and_the_prediction_is_the_frozen_one(dimensions, activation, attention):
     model, task, source, space = toy(dimensions, activation)
     space = tuple(n - 3 for n in space)  # no multiple of the stride
@@ -220,6 +223,7 @@ def test_a_pixelwise_model_is_consistent_and_one_that_knows_the_place_is_not():
     np.testing.assert_allclose(odd, [2 * 2 / 5] * 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_all_sources_and_images_are_one_program():
     model, task, _, space = toy()
     sources = [random_source(model, seed) for seed in range(4)]

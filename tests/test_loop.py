@@ -81,7 +81,7 @@ def interrupted(patch, after):
     patch.setattr(checkpoint, "save_state", saved)
 
 
-@pytest.mark.parametrize("every, epochs", [(1, 2), (2, 3)])
+@pytest.mark.parametrize("every, epochs", [(1, 2), pytest.param(2, 3, marks=pytest.mark.slow)])
 def test_a_run_stopped_at_any_save_ends_the_same_to_the_bit(tmp_path, monkeypatch, each_step, every, epochs):
     how_long = {"every": every, "epochs": epochs}
     value, log, written = train(tmp_path / "whole", **how_long)

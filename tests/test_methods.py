@@ -26,8 +26,9 @@ from jaxtta.wrappers import episodic, guarded, predicting_before, repeat
 KEY = jax.random.key(2)
 OTHER_NORMS = [(dimensions, norm) for dimensions in (2, 3) for norm in ("instance", "group")]
 BOTH_WAYS = [(2, "instance"), (3, "group")]
-# Ways to hold something for every layer that is passed through: none, moments along the stream, gradients, a teacher.
-REMEMBERING = ("source", "progressive_bn", "vptta", "grata", "cotta")
+# Ways to hold something for every layer that is passed through: moments along the stream, a prompt, gradients.
+REMEMBERING = ("progressive_bn", "vptta", "grata")
+LONG = ("memo", "rotta", "cotta", "eata", "calibrated", "dltta")  # what compiles for long: with -m slow
 
 
 # Values of the toy network that each adapts: 64 are its affines, 4929 all it has, 3 a prompt of one frequency.
@@ -178,7 +179,7 @@ def test_methods_of_batch_statistics_refuse_networks_without_batch_norm(factory,
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("factory", [tent, grata])
+@pytest.mark.parametrize("factory", [tent, pytest.param(grata, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("dimensions", "norm"),
     [pytest.param(*kind, marks=() if kind in BOTH_WAYS else pytest.mark.slow) for kind in OTHER_NORMS],
@@ -201,7 +202,10 @@ TAKING_ALL = {"eata": {"margin": 1.0, "similarity": 10.0}, "sar": {"margin": 1.0
 
 
 @pytest.mark.parametrize("norm", ["instance", pytest.param("group", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "source"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in METHODS if name != "source"],
+)
 def test_without_batch_norm_a_method_refuses_or_does_something(name, norm):
     model, task, variables, space = toy(norm=norm)
     optimiser = {"optimiser": optax.sgd(1.0)} if "optimiser" in inspect.signature(METHODS[name]).parameters else {}

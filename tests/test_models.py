@@ -99,7 +99,9 @@ def test_a_head_that_is_not_there_is_named_with_those_that_are():
         model.apply({}, pictures(1, 16, 16, 3), stats=stats.source(), heads=("segmentation", "denoising"))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "resunet" else ()) for name in CONFIGS]
+)
 def test_a_size_that_divides_the_stride_is_not_padded(name):
     model, variables = variables_of(name)
     images = pictures(2, *DIVIDED[name], model.channels)

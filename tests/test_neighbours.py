@@ -224,7 +224,7 @@ def test_the_divergence_is_the_sum_of_both(activation):
     assert np.isfinite(_divergence(task, jnp.full((2, 3), -1e3), jnp.full((2, 3), 1e3)))
 
 
-@pytest.mark.parametrize(("dimensions", "activation"), TASKS)
+@pytest.mark.parametrize(("dimensions", "activation"), [TASKS[0], pytest.param(*TASKS[1], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("exponential", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_dltta_scales_the_update_of_tent_by_the_divergence(dimensions, activation, exponential):
     model, task, source, space = toy(dimensions, activation)

@@ -17,6 +17,7 @@ from jaxtta.resize import resize_aligned
 from jaxtta.schedule import schedule
 
 KEY = jax.random.key(5)
+SHORT = ("entropy", "reconstruction", "denoising", "super_resolution")  # to compile
 TASKS = {"sigmoid": Task(2, "sigmoid"), "softmax": Task(3, "softmax")}
 TOYS = {
     "2-D sigmoid": (2, "sigmoid"),
@@ -70,7 +71,9 @@ def test_the_registry_is_the_six():
 @pytest.mark.parametrize(
     ("name", "setting"),
     [  # each objective in one setting, and in all with -m slow
-        pytest.param(name, setting, marks=() if list(TOYS)[number % len(TOYS)] == setting else pytest.mark.slow)
+        pytest.param(
+            name, setting, marks=() if name in SHORT and list(TOYS)[number % len(TOYS)] == setting else pytest.mark.slow
+        )
         for number, name in enumerate(OBJECTIVES)
         for setting in TOYS
     ],
@@ -117,7 +120,7 @@ def test_the_teacher_is_the_mean_over_views_one_by_one(activation, space, quarte
     np.testing.assert_allclose(got, np.mean(ones, axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("quarter_turns", [True, False])
+@pytest.mark.parametrize("quarter_turns", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_consistency_of_flat_wide_volumes_through_the_network(quarter_turns):
     model, _, source, _ = toy(3, "softmax")
     objective = consistency(Task(3, "softmax", quarter_turns=quarter_turns))
@@ -141,7 +144,7 @@ def ways(monkeypatch):
     return both
 
 
-@pytest.mark.parametrize("space", [(16, 16), (16, 20)])
+@pytest.mark.parametrize("space", [(16, 16), pytest.param((16, 20), marks=pytest.mark.slow)])
 def test_views_one_after_the_other_give_the_same_teacher_also_mapped(ways, space):
     model, task, source, _ = toy()
     at = bind(model, source, stats.image())

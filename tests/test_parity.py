@@ -247,7 +247,7 @@ def as_vector(tree, names):
     return np.concatenate([np.asarray(tree[name], np.float64) for name in names])
 
 
-@pytest.mark.parametrize("statistics, tolerance", [("eval", 1e-5), ("batch", 2e-3)])
+@pytest.mark.parametrize("statistics, tolerance", [pytest.param("eval", 1e-5, marks=pytest.mark.slow), ("batch", 2e-3)])
 def test_every_head_in_float32(reference, statistics, tolerance):
     """Measured: 1.6e-6 with running statistics, 2.7e-4 with those of the image (16 values a channel at the deepest)."""
     check_heads(reference, statistics, jnp.float32, tolerance)
@@ -405,6 +405,7 @@ def small_step(auxiliary, pseudo, source, data, rate):
     return jax.jit(method.step)(jax.random.key(0), source, state, data["images"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "space, auxiliary, pseudo",
     [

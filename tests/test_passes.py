@@ -87,6 +87,7 @@ def test_loops_count_as_often_as_they_turn_and_of_branches_the_costliest():
     assert counted(in_loops) == (2 + 3 + 1 + 4 + 1, 4)
 
 
+@pytest.mark.slow
 def test_the_marks_change_no_value():
     """What is counted is what runs: marked, the outputs and gradients of the network stay what they are."""
     model, task, source, space = toy()

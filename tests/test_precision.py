@@ -64,7 +64,7 @@ def products(program):
     return [*lines(program, "convolution"), *[p for p in lines(program, "dot_general") if "HIGHEST" not in p[1]]]
 
 
-@pytest.mark.parametrize("name", [*TOYS, "resunet"])
+@pytest.mark.parametrize("name", [*TOYS, pytest.param("resunet", marks=pytest.mark.slow)])
 def test_in_bfloat16_products_are_narrow_and_statistics_are_not(name):
     model, source, images = network(name)
     model = with_precision(model, "bfloat16")
@@ -95,7 +95,7 @@ def test_memories_of_moments_stay_float32_and_close(policy):
     assert_trees_close(got, expected, atol=0.03, rtol=0.03)
 
 
-@pytest.mark.parametrize(("dimensions", "norm"), [(2, "batch"), (3, "group")])
+@pytest.mark.parametrize(("dimensions", "norm"), [(2, "batch"), pytest.param(3, "group", marks=pytest.mark.slow)])
 def test_a_step_in_bfloat16_keeps_states_and_info_in_float32(dimensions, norm):
     model, task, source, space = toy(dimensions, norm=norm)
     model, images = with_precision(model, "bfloat16"), pictures(2, 1, *space, model.channels)

@@ -151,7 +151,7 @@ def test_sources_of_several_architectures_and_sizes(rank, place, tmp_path):
     assert len(table(tmp_path / "affine", "ranking.csv")) == 3
 
 
-@pytest.mark.parametrize("by", ["ac_corr", "lftm"])
+@pytest.mark.parametrize("by", [pytest.param("ac_corr", marks=pytest.mark.slow), "lftm"])
 def test_volumes(rank, tmp_path, by):
     folder = scans(tmp_path / "scans")
     sources = [volume_model(tmp_path / f"source{seed}", seed=seed) for seed in (0, 1)]

@@ -248,7 +248,7 @@ def test_memo_takes_every_image_for_the_first():
 SHAPES = [(True, (8, 12)), (False, (8, 12)), (True, (4, 8, 12))]
 
 
-@pytest.mark.parametrize("turns, shape", SHAPES)
+@pytest.mark.parametrize("turns, shape", [pytest.param(*SHAPES[0], marks=pytest.mark.slow), *SHAPES[1:]])
 def test_memo_maps_views_of_every_shape_back(turns, shape):
     model, _, variables, _ = toy(len(shape), "softmax")
     task = Task(3, "softmax", quarter_turns=turns)

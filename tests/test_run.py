@@ -25,7 +25,7 @@ SGD = {"optimiser": optax.sgd(1e-2)}
 
 
 # The compiler splits a batch in the same way for all: these by default, the others with -m slow.
-SPLIT = ("tent", "grata")
+SPLIT = ("tent",)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def bytes_of(tree):
     return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("devices", [None, 2])
+@pytest.mark.parametrize("devices", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_the_source_is_in_memory_once_whatever_the_number_of_places(devices):
     model, task, source, space = toy()
     plain = tent(model, task, **SGD)

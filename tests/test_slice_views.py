@@ -30,7 +30,7 @@ def test_boxes_lie_in_the_image_and_have_the_area_and_ratio_asked_for(space):
         assert len(np.unique(top)) > 20 and len(np.unique(left)) > 20
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.float64])
 @pytest.mark.parametrize("size", [(16, 16), (24, 9)])
 def test_a_crop_is_the_plain_resize_of_the_cut(size, dtype):
     boxes = np.array([[0, 0, 20, 30], [3, 5, 9, 8], [19, 0, 1, 1], [2, 10, 18, 20]], np.int32)

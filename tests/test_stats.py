@@ -117,7 +117,9 @@ def plain(scale, shift, x, axes):
     return (x - mean) / jnp.sqrt(variance + EPSILON) * scale.reshape(1, 1, 1, -1) + shift.reshape(1, 1, 1, -1)
 
 
-@pytest.mark.parametrize(("kind", "axes"), [("batch", (0, 1, 2)), ("instance", (1, 2))])
+@pytest.mark.parametrize(
+    ("kind", "axes"), [("batch", (0, 1, 2)), pytest.param("instance", (1, 2), marks=pytest.mark.slow)]
+)
 def test_first_and_second_derivatives_are_those_of_the_plain_formula(kind, axes):
     norm = Norm(stats.image(), kind)
     with jax.enable_x64(True):

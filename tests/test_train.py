@@ -100,6 +100,7 @@ def test_a_softmax_task_with_every_head(command, place, tmp_path):
     assert {"dice_class1", "dice_class2"} <= set(table(tmp_path / "out")[0])
 
 
+@pytest.mark.slow
 def test_a_stopped_training_is_resumed_to_the_same_weights(command, place, tmp_path, monkeypatch):
     call = ["train", *data(place), *TINY, *SIGMOID, "--epochs", 8, "--validation", 0.25, "--seed", 7, "--out"]
     succeeded(command(*call, tmp_path / "whole"))

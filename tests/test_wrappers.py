@@ -126,7 +126,9 @@ def test_the_guard_of_a_large_state_compiles_to_a_small_program():
     assert program.count(" and(") < 5 * leaves
 
 
-@pytest.mark.parametrize("fault", ["loss", "gradient", "update", "optimiser"])
+@pytest.mark.parametrize(
+    "fault", ["loss", "update", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("gradient", "optimiser"))]
+)
 def test_guarded_keeps_parameters_and_optimiser_and_predicts_with_the_old_state(fault):
     model, task, source, space = toy()
     in_optimiser = fault in ("update", "optimiser")
