@@ -4,6 +4,8 @@ A photograph is `[h, w, 1 or 3]` of any real dtype, a picture `[h, w, 3]` uint8.
 one a structure; the caller leaves a background channel out (`Task.foreground`); channel c has label c + 1's colour.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import ndimage
 
@@ -45,15 +47,15 @@ def overlay(
     """
     size = shown_size(*photo.shape[:2]) if size is None else size
     picture = _picture(photo, size)
-    prediction = _channels(prediction, size)
-    width, table = max(1.8, min(size) / 560), colours(prediction.shape[-1])
+    regions = _regions(prediction, size)
+    width, table = max(1.8, min(size) / 560), colours(len(regions))
     if reference is not None:
-        reference = _channels(reference, size)
-        for part, colour, share in _fills(prediction, reference):
+        references = _regions(reference, size)
+        for part, colour, share in _fills(regions, references):
             picture[part] += np.float32(share) * (np.array(colour, np.float32) - picture[part])
-        for region, colour in zip(np.moveaxis(reference, -1, 0), table):
+        for region, colour in zip(references, table):
             _draw(picture, region, pale(colour), width)
-    for region, colour in zip(np.moveaxis(prediction, -1, 0), table):
+    for region, colour in zip(regions, table):
         _draw(picture, region, colour.astype(np.float32), width)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
@@ -76,27 +78,33 @@ def montage(pictures: list[np.ndarray], *, across: int) -> np.ndarray:
 
 def _picture(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The photograph as float32 RGB in [0, 255]; what is not 8-bit is stretched from its least to greatest value."""
-    pixels = photo.astype(np.float32)
+    pixels = photo
     if photo.dtype != np.uint8:
         wide = photo.astype(np.float64)
         span = wide.max() - wide.min()
         pixels = (255 * (wide - wide.min()) / (span if span > 0 else 1)).astype(np.float32)
     if pixels.shape[:2] != size:
         pixels = np.clip(images.resize(pixels, size), 0, 255)
-    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+    return np.repeat(pixels, 3 // pixels.shape[-1], axis=-1).astype(np.float32)
 
 
-def _channels(many: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boolean channels at the size of the picture, their edges straight between the centres of the pixels."""
-    return many if many.shape[:2] == size else images.resize_linear(many.astype(np.float32), size) >= 0.5
+def _regions(channels: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
+    """Boolean regions `[*size]`, one a channel, their edges straight between the centres of the pixels."""
+    if channels.shape[:2] != size:
+        channels = images.resize_linear(channels.astype(np.float32), size) >= 0.5
+    return [np.ascontiguousarray(channels[..., c]) for c in range(channels.shape[-1])]
 
 
-def _fills(prediction: np.ndarray, reference: np.ndarray) -> list[tuple[np.ndarray, tuple[int, int, int], float]]:
-    missed = (reference & ~prediction).any(axis=-1)
-    added = (prediction & ~reference).any(axis=-1)
-    agreed = (reference & prediction).any(axis=-1) & ~missed & ~added
-    parts = {"agreed": (agreed, AGREED), "missed": (missed, MISSED), "added": (added & ~missed, ADDED)}
-    return [(part, colour, FILLED[name]) for name, (part, colour) in parts.items()]
+def _fills(
+    predictions: list[np.ndarray], references: list[np.ndarray]
+) -> Iterator[tuple[np.ndarray, tuple[int, int, int], float]]:
+    pairs = list(zip(predictions, references))
+    missed = np.logical_or.reduce([reference & ~prediction for prediction, reference in pairs])
+    added = np.logical_or.reduce([prediction & ~reference for prediction, reference in pairs])
+    agreed = np.logical_or.reduce([reference & prediction for prediction, reference in pairs])
+    yield agreed & ~missed & ~added, AGREED, FILLED["agreed"]
+    yield missed, MISSED, FILLED["missed"]
+    yield added & ~missed, ADDED, FILLED["added"]
 
 
 def _draw(picture: np.ndarray, region: np.ndarray, colour: np.ndarray, width: float) -> None:
