@@ -241,10 +241,22 @@ def use_compilation_cache(folder: Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def check(method: Method, source: Source, images: Array) -> None:
-    """Traces a method without computing anything, so that what does not fit is said before a run begins."""
-    state = jax.eval_shape(method.init, source, images)
-    jax.eval_shape(method.step, jax.random.key(0), source, state, images)
+def traced(method: Method, source: Source, images: Array) -> Method:
+    """Traces a method without computing anything, so that what does not fit is said before a run begins.
+
+    Args:
+        method: what is to be run.
+        source: the pre-trained variables.
+        images: `[batch, *space, channels]`, of which shape and dtype are used.
+
+    Returns:
+        The same method, which is not traced again when it is compiled for such images.
+    """
+    once = method._replace(init=jax.jit(method.init, inline=True), step=jax.jit(method.step, inline=True))
+    source = given(method, source)
+    state = jax.eval_shape(once.init, source, images)
+    jax.eval_shape(once.step, jax.random.key(0), source, state, images)
+    return once
 
 
 def compiled_learner(

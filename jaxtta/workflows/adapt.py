@@ -139,7 +139,7 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
     plan = dataclasses.replace(plan, batch=inputs.batch_for(plan.batch, preprocessing))
     cases = inputs.find_all(list(plan.images), list(plan.masks), preprocessing, root=plan.root)
     blank = jax.ShapeDtypeStruct((plan.batch, *preprocessing.size, preprocessing.channels), np.float32)
-    run.check(method, loaded.source, blank)
+    method = run.traced(method, loaded.source, blank)
     groups = {number: group for number, group in enumerate(_streams(cases, plan.reset)) if share.has(number)}
     mine = [case for group in groups.values() for case in group]
     places = max(1, min(plan.streams, len(groups)))
