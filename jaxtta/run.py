@@ -226,11 +226,9 @@ class Streams:
         return self._step(key, self.put(tick), self._source, states, self.put(images))
 
     def compile(self, key: Key, tick: Tick, states: Tree, images: np.ndarray) -> Any:
-        """Compiles `step` for arguments like these without running it; returns the program, to look at its
-        `memory_analysis()` and `cost_analysis()`."""
+        """Compiles `step` for arguments like these without running it; returns the program, to be looked at."""
         with progress.doing("compiling"):
-            lowered = self._program.lower(key, self.put(tick), self._source, states, self.put(images))
-            self._step = lowered.compile()
+            self._step = self._program.lower(key, self.put(tick), self._source, states, self.put(images)).compile()
         memory.check_memory(self._step)
         return self._step
 
@@ -242,20 +240,11 @@ def use_compilation_cache(folder: Path) -> None:
 
 
 def traced(method: Method, source: Source, images: Array) -> Method:
-    """Traces a method without computing anything, so that what does not fit is said before a run begins.
-
-    Args:
-        method: what is to be run.
-        source: the pre-trained variables.
-        images: `[batch, *space, channels]`, of which shape and dtype are used.
-
-    Returns:
-        The same method, which is not traced again when it is compiled for such images.
-    """
+    """The method, traced for images `[batch, *space, channels]` without computing anything: what does not fit is said
+    before a run begins, and what is compiled for such images is not traced again."""
     once = method._replace(init=jax.jit(method.init, inline=True), step=jax.jit(method.step, inline=True))
     source = given(method, source)
-    state = jax.eval_shape(once.init, source, images)
-    jax.eval_shape(once.step, jax.random.key(0), source, state, images)
+    jax.eval_shape(once.step, jax.random.key(0), source, jax.eval_shape(once.init, source, images), images)
     return once
 
 
