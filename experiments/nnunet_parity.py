@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments.compared import benchmarked, told
 from experiments.comparison import decathlon, shifted
-from jaxtta import adapt, convert
+from jaxtta import adapt, checkpoint, convert
 from jaxtta.benchmarks.findings import describe
 from jaxtta.data.cases import Case
 from jaxtta.data.volumes import VolumePreprocessing
@@ -131,8 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for model in options.models:
         name = "_".join([model.name.split("__")[-1], *options.folds])
         sources[name] = out / "models" / name
-        if not sources[name].is_dir():
-            convert(weights=model, folds=options.folds, out=sources[name])
+        if not (sources[name] / checkpoint.MANIFEST).is_file():
+            convert(weights=model, folds=options.folds, out=sources[name], overwrite=True)
         for variant in VARIANTS:
             images, ours, theirs = (out / kind / variant for kind in ("volumes", f"{name}/jaxtta", f"{name}/nnunet"))
             if not (ours / "run.json").is_file():
