@@ -222,10 +222,12 @@ def _serve(ready: Ready, folder: RunFolder) -> float:
     bar = progress.Bar(
         plan.method, total=len(cases), initial=len(rows), unit=loaded.preprocessing.files, leave=True, quiet=plan.quiet
     )
+    said = _Said(rows)
     with folder.steps(), bar, results.Table(path, rows) as table:
         for count, kept, finished in adapting:
             for row in finished:
-                _report(bar, table, row, plan.quiet)
+                table.add(row)
+                said.tell(row, bar, quiet=plan.quiet)
             if kept is not None:
                 folder.save(kept, {"ticks": done + count, "rows": len(table.rows)})
     results.write_rows(path, results.in_order(table.rows, cases))
@@ -250,18 +252,28 @@ def _resumed(folder: RunFolder, like: Tree, cases: list[Case], ticks: int) -> tu
     return told["ticks"], rows[: told["rows"]], kept
 
 
-def _report(bar: progress.Bar, table: results.Table, row: dict, quiet: bool) -> None:
-    event, before = (
-        row.get("event", "none"),
-        next((one for one in reversed(table.rows) if one["domain"] == row["domain"]), {}),
-    )
-    if event not in ("none", before.get("event")) and not quiet:
-        progress.warn(f"{row['domain']}/{row['name']}: {MEANING[event]}")
-    table.add(row)
-    scores = [r["dice"] for r in table.rows if np.isfinite(r.get("dice", np.nan))]
-    if scores:
-        bar.note(f"Dice {np.mean(scores):.2f}")
-    bar.update()
+class _Said:
+    """What is said of a stream beside its bar: the mean Dice, and an event when it is none that was just said."""
+
+    def __init__(self, rows: list[dict]):
+        self.events, self.total, self.count = {}, 0.0, 0
+        for row in rows:
+            self._take(row)
+
+    def _take(self, row: dict) -> None:
+        self.events[row["domain"]] = row.get("event", "none")
+        if np.isfinite(row.get("dice", np.nan)):
+            self.total, self.count = self.total + row["dice"], self.count + 1
+
+    def tell(self, row: dict, bar: progress.Bar, *, quiet: bool) -> None:
+        before = self.events.get(row["domain"])
+        self._take(row)
+        event = self.events[row["domain"]]
+        if event not in ("none", before) and not quiet:
+            progress.warn(f"{row['domain']}/{row['name']}: {MEANING[event]}")
+        if self.count:
+            bar.note(f"Dice {self.total / self.count:.2f}")
+        bar.update()
 
 
 def _rows(out: Path, share: Share, cases: list[Case]) -> list[dict]:
