@@ -14,7 +14,6 @@ PyTorch's hard sigmoid has a sixth in float32 in its gradient; and 0.1 to 2.3 ti
 """
 
 import argparse
-import contextlib
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -65,16 +64,8 @@ def _torchvision(name: str) -> Callable[[], nn.Module]:
     return lambda: getattr(import_module(module), name)(weights=None, weights_backbone=None, num_classes=3)
 
 
-def _without_custom_kernels() -> None:
-    """Lets torchvision be imported where its compiled kernels do not fit torch; these networks use none."""
-    with contextlib.suppress(RuntimeError):  # they fit
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-
-
 def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
     """Name to a maker and the shape of an image, channels first."""
-    _without_custom_kernels()
     levels, wide = (8, 16, 32), (8, 8, 16, 32, 64, 8)
     unet = (2, 3, levels, (2, 2))
     plans = (2, 3, [3, 3, 3], [1, 2, 2], [2, 2])
