@@ -14,7 +14,7 @@ from jaxtta import stats
 from jaxtta.core import InputError, norm_affine, partition, paths
 from jaxtta.models import ARCHITECTURES, HEADS, build
 from jaxtta.models.heads import ImageHead
-from jaxtta.models.layers import EPSILON, Double, Norm, convolution
+from jaxtta.models.layers import EPSILON, Double, Norm, convolution, convolved
 from jaxtta.resize import resize_aligned
 
 CONFIGS = {
@@ -268,8 +268,19 @@ class Convolved(nn.Module):
         return convolution(4, self.size, 3, bias=False, name="conv")(x)
 
 
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize("space", [(5, 7), (9, 9), (4, 3, 5), (6, 5, 4)])  # as a product, and as it is or by slices
+def test_a_convolution_is_the_plain_one_however_it_is_computed(space, stride, dilation):
+    dimensions, names = len(space), "DHW"[-len(space) :]
+    x, kernel = pictures(2, *space, 3), pictures(*(3,) * dimensions, 3, 4, seed=1) - 0.5
+    rest = {"rhs_dilation": (dilation,) * dimensions, "dimension_numbers": (f"N{names}C", f"{names}IO", f"N{names}C")}
+    arguments = ((stride,) * dimensions, [(dilation, dilation + 1)] * dimensions)
+    expected = jax.lax.conv_general_dilated(x, kernel, *arguments, **rest)
+    np.testing.assert_allclose(convolved(x, kernel, *arguments, **rest), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_convolutionslice_by_slice_is_the_plain_one(size):
+def test_a_convolution_slice_by_slice_is_the_plain_one(size):
     x, kernel = pictures(2, 5, 6, 7, 3), pictures(size, size, size, 3, 4, seed=1) - 0.5
 
     def plain(x, kernel):

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxtta.core import Array
-from jaxtta.models.layers import interleave, slice_by_slice
+from jaxtta.models.layers import convolved, interleave
 from jaxtta.models.layouts import each
 
 
@@ -37,8 +37,8 @@ def convolution(
     options = {"rhs_dilation": dilation, "dimension_numbers": _numbers(dimensions), "feature_group_count": groups}
     if set(size) == {1} and set(strides) == {1} and not any(map(any, pads)) and groups == 1:
         y = x @ kernel.reshape(kernel.shape[-2:])
-    elif dimensions == 3 and groups == 1:
-        y = slice_by_slice(x, kernel, strides, pads, **options)
+    elif groups == 1:
+        y = convolved(x, kernel, strides, pads, **options)
     else:
         y = lax.conv_general_dilated(x, kernel, strides, pads, **options)
     return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
@@ -103,8 +103,7 @@ def _phases(
     if set(taps) == {1} and not any(last):
         y = x @ whole.reshape(whole.shape[-2:])
     else:
-        convolve = slice_by_slice if dimensions == 3 else lax.conv_general_dilated
-        y = convolve(x, whole, (1,) * dimensions, pads, dimension_numbers=_numbers(dimensions))
+        y = convolved(x, whole, (1,) * dimensions, pads, dimension_numbers=_numbers(dimensions))
     y = interleave(y.reshape(*y.shape[:-1], *strides, out))
     return y[(slice(None), *(slice(p, p + o) for p, o in zip(padding, sizes)))]
 
