@@ -10,9 +10,9 @@ shifts of `jaxtta.synthetic.acquisition` to the methods that work with instance 
 Needs `jaxtta[nnunet]` and nnunetv2 (2.8 was used). Data: a folder in the Decathlon's layout (`imagesTr`, `labelsTr`),
 or with a list `pairs.csv` (columns image,mask). Hardware: any; two volumes in all variants took 48 s of CPU time for a
 small 2d network, most of it compilation. Expected: hardly a voxel differs; of PlainConvUNets that were trained for a
-few minutes (nnU-Net 2.8.1), one fold: 0 of 1,257,290 each for 2d and 3d_fullres, three folds of 3d_fullres: 3 of
-592,208. Dice of the 2d one on two volumes as they are / bias field / contrast / thick slices: source 82.3 / 59.5 / 83.1
-/ 70.8, TENT 83.1 / 58.9 / 83.5 / 71.4, within the noise of so few.
+few minutes (nnU-Net 2.8.1), one fold: 0 of 1,257,290 each for 2d and 3d_fullres, three folds of 3d_fullres: 2 or 3 of
+592,208. Dice of the 2d one on two volumes as they are / bias field / contrast / thick slices: source 82.3 / 59.5 /
+83.1 / 70.8, TENT 83.1 / 58.9 / 83.5 / 71.4, within the noise of so few.
 Writes tables, the checkpoints, volumes and predictions; what is there already is not computed again.
 """
 
