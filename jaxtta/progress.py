@@ -45,6 +45,7 @@ class Bar:
         """
         self.label, self.total, self.unit, self.done, self.words = label, total, unit, initial, ""
         self._initial, self._leave, self._quiet, self._began = initial, leave, quiet, time.perf_counter()
+        self._first: tuple[float, int] | None = None  # when, and how many: the first one compiles
         if not quiet:
             LINE.begin(self)
 
@@ -57,6 +58,7 @@ class Bar:
     def update(self, count: int = 1) -> None:
         """So many more are done."""
         self.done += count
+        self._first = self._first or (time.perf_counter(), self.done)
 
     def note(self, words: str) -> None:
         """What else to say of it."""
@@ -69,10 +71,12 @@ class Bar:
 
     def text(self) -> str:
         """How it stands."""
-        seconds, more = time.perf_counter() - self._began, self.done - self._initial
+        now = time.perf_counter()
         if self.total is None:
-            return f"{self.label} {clock(seconds)}" if seconds >= 1 else self.label
-        left = f"{clock(seconds / more * (self.total - self.done))} left" if more > 0 else ""
+            return f"{self.label} {clock(now - self._began)}" if now - self._began >= 1 else self.label
+        since, before = self._first or (now, self.done)
+        each = (now - since) / (self.done - before) if self.done > before else None
+        left = "" if each is None else f"{clock(each * (self.total - self.done))} left"
         return ", ".join(filter(None, [f"{self.label} {self.done}/{self.total} {self.unit}", left, self.words]))
 
     def _last(self) -> str:
