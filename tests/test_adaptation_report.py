@@ -1,5 +1,6 @@
 """The report of an adaptation: what it says of every kind of run, and no more than is known."""
 
+import json
 import re
 
 import numpy as np
@@ -10,7 +11,7 @@ from test_report import Page
 from jaxtta.core import Task
 from jaxtta.data import images
 from jaxtta.reports import adaptation
-from jaxtta.runs.results import summary
+from jaxtta.runs.results import read_rows, summary
 
 pytest_plugins = ("command_line",)
 TASK = Task(2, "sigmoid", ("disc", "cup"))
@@ -55,7 +56,7 @@ def test_the_verdict_says_what_is_known(rows, method, words, tone):
 @pytest.mark.parametrize("gain, tone", [(1.25, "good"), (-0.5, "harm"), (0.0, "open")])
 def test_what_was_measured_comes_first(gain, tone):
     rows = [calibrated("a", dice=80.0, dice_disc=80.0, dice_cup=80.0)]
-    verdict = said_of(rows, "calibrated", gain=gain)
+    verdict = said_of(rows, "calibrated", gain=gain, compared=1)
     assert verdict.tone == tone and f"{gain:+.2f} Dice points over" in verdict.text and "very likely" in verdict.text
 
 
@@ -78,8 +79,34 @@ def test_the_most_changed_come_first_else_the_worst():
 
 def test_a_gain_is_known_only_where_it_is_known_of_all():
     rows = [calibrated("a", dice=80.0), calibrated("b", dice=70.0, changed=0.0)]
-    assert np.isnan(adaptation._gain(rows)) and np.isnan(adaptation._gain([row("a")]))
-    assert adaptation._gain([{**rows[0], "gain": 3.0}, rows[1]]) == 1.5
+    assert adaptation._gained(rows) == adaptation._gained([row("a")]) == {}
+    assert adaptation._gained([{**rows[0], "gain": 3.0}, rows[1]]) == {"gain": 1.5, "compared": 2}
+
+
+def test_of_a_method_without_calibration_the_gain_is_the_mean_of_those_that_were_compared():
+    rows = [scored("a", 80.0, gain=-3.0), scored("b", 70.0), scored("c", 60.0, gain=-1.0)]
+    assert adaptation._gained(rows) == {"gain": -2.0, "compared": 2}
+    assert adaptation._gained(rows[1:2]) == {}
+
+
+@pytest.mark.parametrize("count, compared", [(5, 5), (70, 35)])
+def test_a_method_with_masks_says_what_it_did_to_the_source(command, tmp_path, count, compared):
+    source_model(tmp_path / "model")
+    north = dataset(tmp_path / "north", count)
+    given = ["--source", tmp_path / "model", "--images", north / "images", "--masks", north / "masks"]
+    succeeded(command("adapt", *given, "--method", "source", "--no-overlays", "--out", tmp_path / "source"))
+    said = succeeded(command("adapt", *given, "--method", "tent", "--no-overlays", "--out", tmp_path / "out"))
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    ours, theirs = (
+        [line["dice"] for line in read_rows(tmp_path / name / "predictions.csv")][:: count // compared]
+        for name in ("out", "source")
+    )
+    assert record["compared"] == compared
+    assert record["gain"] == pytest.approx(np.mean(ours) - np.mean(theirs), abs=1e-2)
+    word = "helped" if record["gain"] > 0 else "harmed"
+    assert f"it {word}: {record['gain']:+.2f} Dice points over the source's own" in said.out
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert f"{record['gain']:+.2f} Dice points over the source" in text and f"mean over {compared} images" in text
 
 
 @pytest.mark.parametrize("masks", [True, False])

@@ -42,8 +42,8 @@ def write_report(
     cases: Mapping[Case, int],
     again: str,
     several: bool,
-) -> None:
-    """Writes `report.html` into the folder of an adaptation.
+) -> dict[str, Any]:
+    """Writes `report.html` into the folder of an adaptation, and tells of images with masks what was gained.
 
     Args:
         out: the folder.
@@ -53,19 +53,28 @@ def write_report(
         cases: those that were adapted to, each with its steps.
         again: the command line.
         several: whether there is a folder for each domain.
+
+    Returns:
+        `gain`, Dice points over the source's own predictions, and `compared`, the number of images that it is the mean
+        of; nothing where it is not known.
     """
     named = {(case.domain, case.name): case for case in cases}
-    rows = [dict(row) for row in _ordered(rows)]
-    before = _Before(loaded, cases, record["batch"])
+    rows = [dict(row) for row in rows]
+    if record["method"] != "source" and rows and "dice" in rows[0] and "changed" not in rows[0]:
+        _compare(rows, named, _Before(loaded, cases, record["batch"], most=len(rows)))
+    rows = _ordered(rows)
+    before = None if record["method"] == "source" else _Before(loaded, cases, record["batch"], most=PAIRS)
     shots = _shots(out, rows, named, before, several) if record["overlays"] else []
     task = loaded.task
+    gained = _gained(rows)
     page = report(
         f"{len(rows)} images adapted by {record['method']}",
         [_summary(record, task), _table(rows, several)],
-        verdict=verdict(record, gain=_gain(rows)), gallery=_gallery(shots, rows, task),
+        verdict=verdict(record, **gained), gallery=_gallery(shots, rows, task),
         skipped=left_out(record), repeat=again, record=recorded(record, RECORDED),
     )  # fmt: skip
     write_text(out / "report.html", page)
+    return gained
 
 
 def overlays_of(out: Path, rows: Rows, task: Task, *, several: bool) -> Gallery:
@@ -81,17 +90,18 @@ def overlays_of(out: Path, rows: Rows, task: Task, *, several: bool) -> Gallery:
     return _gallery(_shots(out, rows, {}, None, several), rows, task)
 
 
-def verdict(record: Mapping[str, Any], *, gain: float = math.nan) -> Verdict:
+def verdict(record: Mapping[str, Any], *, gain: float = math.nan, compared: int = 0) -> Verdict:
     """Whether it helped, or that nothing says so, and what would.
 
     Args:
         record: of the run, with `results.summary`.
-        gain: in Dice points over the source's own predictions, the mean over all images; NaN where it is not known.
+        gain: in Dice points over the source's own predictions, the mean; NaN where it is not known.
+        compared: over so many images.
     """
     if math.isfinite(gain):
         tone, word = ("open", "This changed no score") if gain == 0 else ("good", "This helped")
         tone, word = ("harm", "This did harm") if gain < 0 else (tone, word)
-        said = f"{word}: {gain:+.2f} Dice points over the source's own predictions, the mean over all images, "
+        said = f"{word}: {gain:+.2f} Dice points over the source's own predictions, the mean over {compared} images, "
         said += f"measured against the masks; Dice {record['dice']:.1f} %."
         alone = f" Without masks it would read: {_calibrated(record, '').text}" if "taken" in record else ""
         return Verdict(said + alone, tone)
@@ -139,12 +149,27 @@ def _known(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _gain(rows: Rows) -> float:
-    """What is gained over the source on average, where that is known of every image."""
-    if not rows or not all("changed" in row and "dice" in row for row in rows):
-        return math.nan
-    gains = [row.get("gain", math.nan if row["changed"] > 0 else 0.0) for row in rows]
-    return float(np.mean(gains))
+def _gained(rows: Rows) -> dict[str, Any]:
+    """What is gained over the source, the mean, and of how many images; of a calibrated source only where it is known
+    of every image, as those that are looked at are the most changed."""
+    if not rows or "dice" not in rows[0]:
+        return {}
+    if "changed" in rows[0]:
+        gains = [row.get("gain", math.nan if row["changed"] > 0 else 0.0) for row in rows]
+        known = gains if all(map(math.isfinite, gains)) else []
+    else:
+        known = [row["gain"] for row in rows if math.isfinite(row.get("gain", math.nan))]
+    return {"gain": float(np.mean(known)), "compared": len(known)} if known else {}
+
+
+def _compare(rows: Sequence[dict], named: Mapping[tuple, Case], before: "_Before") -> None:
+    """Notes the gain of images evenly spaced among those that have masks, so many as the source predicts in short."""
+    here = [row for row in rows if (row["domain"], row["name"]) in named and _known(row["dice"])]
+    total = sum(before.steps(named[row["domain"], row["name"]]) for row in here)
+    for row in here[:: max(1, -(-total // STEPS))]:
+        scored = before.of(named[row["domain"], row["name"]])[1]
+        if _known(scored.get("dice")):
+            row["gain"] = row["dice"] - scored["dice"]
 
 
 def _ordered(rows: Rows) -> Rows:
@@ -218,7 +243,7 @@ def _gallery(shots: list[Shot], rows: Rows, task: Task) -> Gallery:
 def _shots(
     out: Path, rows: list[dict], named: Mapping[tuple, Case], before: "_Before | None", several: bool
 ) -> list[Shot]:
-    """Pictures of the first rows, beside the source's where the run knows that it decided otherwise; notes the gain."""
+    """Pictures of the first rows, beside the source's where it may have decided otherwise; notes the gain."""
     shots: list[Shot] = []
     for number, row in enumerate(rows):
         folders = writing.Folders(out, probabilities=False, overlays=True)
@@ -228,11 +253,11 @@ def _shots(
         if not path.is_file():
             continue
         case, pair = named.get((row["domain"], row["name"])), (None, {})
-        if row.get("changed", 0) > 0 and None not in (case, before):
+        if row.get("changed", 1) > 0 and None not in (case, before):
             pair = before.of(case)
-        gain = row["dice"] - pair[1]["dice"] if "dice" in pair[1] else math.nan
-        if math.isfinite(gain):
-            row["gain"] = gain
+        if "dice" in pair[1] and math.isfinite(row["dice"] - pair[1]["dice"]):
+            row["gain"] = row["dice"] - pair[1]["dice"]
+        gain = row.get("gain", math.nan)
         picture = images.at_most(images.read_image(path), SIDE)
         shots.append(_shot(row, several, picture, pair[0], -number, gain))
     return shots
@@ -257,10 +282,14 @@ def _shot(row: Mapping[str, Any], several: bool, after: np.ndarray, before: Any,
 
 
 class _Before:
-    """What the source makes of a few images: for those that are shown it predicts once more."""
+    """What the source makes of a few images, at `most` so many, for which it predicts once more."""
 
-    def __init__(self, loaded: Checkpoint, steps: Mapping[Case, int], batch: int):
-        self._loaded, self._steps, self._batch, self._left, self._pairs = loaded, steps, batch, STEPS, PAIRS
+    def __init__(self, loaded: Checkpoint, steps: Mapping[Case, int], batch: int, *, most: int):
+        self._loaded, self._steps, self._batch, self._left, self._pairs = loaded, steps, batch, STEPS, most
+
+    def steps(self, case: Case) -> int:
+        """Of a case."""
+        return self._steps[case]
 
     def of(self, case: Case) -> tuple[np.ndarray | None, dict[str, float]]:
         """Its picture and its scores, or nothing where that would take too long."""

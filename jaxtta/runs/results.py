@@ -127,7 +127,14 @@ def nothing_adapted(record: dict[str, Any]) -> bool:
 
 
 def did_it_help(record: dict[str, Any]) -> str:
-    """What can be said of that without masks, of a calibrated source; what to do to have it said, of another."""
+    """What was gained over the source where masks tell; without them what can be said of a calibrated source, and what
+    to do to have it said of another."""
+    if "gain" in record and "taken" not in record:
+        word = "helped" if record["gain"] > 0 else "harmed" if record["gain"] < 0 else "changed nothing"
+        return (
+            f"it {word}: {record['gain']:+.2f} Dice points over the source's own predictions, the mean over "
+            f"{record['compared']} images"
+        )
     if "taken" not in record:
         if "dice" in record or record["method"] == "source":
             return ""

@@ -75,8 +75,8 @@ def _adapt(plan: Adaptation, folder: RunFolder) -> dict[str, Any]:
     rows = together(lambda: _rows(out, share, ready.cases))
     together(lambda: share.number == 0 and results.write_rows(out / results.TABLE, rows))
     result = {**seconds, **results.summary(rows, ready.loaded.task)}
-    together(lambda: share.number == 0 and _report_on(ready, folder, rows, result, again=again))
-    record = folder.finish(**result)
+    gained = together(lambda: _report_on(ready, folder, rows, result, again=again) if share.number == 0 else {})
+    record = folder.finish(**result, **gained)
     if share.count > 1:
         (out / share.file(results.TABLE)).unlink()
     return record
@@ -164,11 +164,11 @@ def _ready(plan: Adaptation, share: Share) -> Ready:
     return Ready(plan, loaded, streams, cases, groups, checked, identity)
 
 
-def _report_on(ready: Ready, folder: RunFolder, rows: list[dict], result: dict[str, Any], *, again: str) -> None:
+def _report_on(ready: Ready, folder: RunFolder, rows: list[dict], result: dict[str, Any], *, again: str) -> dict:
     several, cases = len({case.domain for case in ready.cases}) > 1, ready.checked.cases
     record = {**folder.record, **result}
     with progress.doing("writing the report"):
-        write_report(folder.out, record, rows, ready.loaded, cases=cases, again=again, several=several)
+        return write_report(folder.out, record, rows, ready.loaded, cases=cases, again=again, several=several)
 
 
 def _streams(cases: list[Case], reset: str) -> list[list[Case]]:
