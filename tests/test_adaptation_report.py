@@ -57,7 +57,7 @@ def test_the_verdict_says_what_is_known(rows, method, words, tone):
 def test_what_was_measured_comes_first(gain, tone):
     rows = [calibrated("a", dice=80.0, dice_disc=80.0, dice_cup=80.0)]
     verdict = said_of(rows, "calibrated", gain=gain, compared=1)
-    assert verdict.tone == tone and f"{gain:+.2f} Dice points over" in verdict.text and "very likely" in verdict.text
+    assert verdict.tone == tone and f"{gain:+.2f} Dice points against" in verdict.text and "very likely" in verdict.text
 
 
 def test_columns_that_are_not_there_are_not_explained():
@@ -104,9 +104,9 @@ def test_a_method_with_masks_says_what_it_did_to_the_source(command, tmp_path, c
     assert record["compared"] == compared
     assert record["gain"] == pytest.approx(np.mean(ours) - np.mean(theirs), abs=1e-2)
     word = "helped" if record["gain"] > 0 else "harmed"
-    assert f"it {word}: {record['gain']:+.2f} Dice points over the source's own" in said.out
+    assert f"it {word}: {record['gain']:+.2f} Dice points against the source's own" in said.out
     text = (tmp_path / "out" / "report.html").read_text()
-    assert f"{record['gain']:+.2f} Dice points over the source" in text and f"mean over {compared} images" in text
+    assert f"{record['gain']:+.2f} Dice points against the source" in text and f"mean over {compared} images" in text
 
 
 @pytest.mark.parametrize("masks", [True, False])

@@ -55,8 +55,8 @@ def write_report(
         several: whether there is a folder for each domain.
 
     Returns:
-        `gain`, Dice points over the source's own predictions, and `compared`, the number of images that it is the mean
-        of; nothing where it is not known.
+        `gain`, Dice points against the source's own predictions, and `compared`, the number of images whose mean it is;
+        nothing where it is not known.
     """
     named = {(case.domain, case.name): case for case in cases}
     rows = [dict(row) for row in rows]
@@ -95,14 +95,14 @@ def verdict(record: Mapping[str, Any], *, gain: float = math.nan, compared: int 
 
     Args:
         record: of the run, with `results.summary`.
-        gain: in Dice points over the source's own predictions, the mean; NaN where it is not known.
+        gain: in Dice points against the source's own predictions, the mean; NaN where it is not known.
         compared: over so many images.
     """
     if math.isfinite(gain):
         tone, word = ("open", "This changed no score") if gain == 0 else ("good", "This helped")
         tone, word = ("harm", "This did harm") if gain < 0 else (tone, word)
-        said = f"{word}: {gain:+.2f} Dice points over the source's own predictions, the mean over {compared} images, "
-        said += f"measured against the masks; Dice {record['dice']:.1f} %."
+        said = f"{word}: {gain:+.2f} Dice points against the source's own predictions, the mean over {compared} "
+        said += f"images, measured against the masks; Dice {record['dice']:.1f} %."
         alone = f" Without masks it would read: {_calibrated(record, '').text}" if "taken" in record else ""
         return Verdict(said + alone, tone)
     dice = f" Dice {record['dice']:.1f} % against the masks." if _known(record.get("dice")) else ""

@@ -13,7 +13,7 @@ class Column(NamedTuple):
 
 COLUMNS = {
     "dice": Column("Dice, %", "{:.2f}", "Dice: mean of the classes, against the masks"),
-    "gain": Column("gain", "{:+.2f}", "Gain: Dice points over the source's prediction, where that was asked too"),
+    "gain": Column("gain", "{:+.2f}", "Gain: Dice points against the source's prediction, where that was asked too"),
     "arm": Column("taken", "{}", "Taken: the prediction that the calibrated source chose; source is its own"),
     "changed": Column("changed, %", "{:.2f}", "Changed: share of pixels decided otherwise than by the source"),
     "expected_gain": Column("expected gain", "{:+.2f}", "Expected gain: in Dice points, by the calibration"),

@@ -132,7 +132,7 @@ def did_it_help(record: dict[str, Any]) -> str:
     if "gain" in record and "taken" not in record:
         word = "helped" if record["gain"] > 0 else "harmed" if record["gain"] < 0 else "changed nothing"
         return (
-            f"it {word}: {record['gain']:+.2f} Dice points over the source's own predictions, the mean over "
+            f"it {word}: {record['gain']:+.2f} Dice points against the source's own predictions, the mean over "
             f"{record['compared']} images"
         )
     if "taken" not in record:
