@@ -60,10 +60,11 @@ def write_report(
     """
     named = {(case.domain, case.name): case for case in cases}
     rows = [dict(row) for row in rows]
-    if record["method"] != "source" and rows and "dice" in rows[0] and "changed" not in rows[0]:
-        _compare(rows, named, _Before(loaded, cases, record["batch"], most=len(rows)))
+    shown = [named.get((row["domain"], row["name"])) for row in _ordered(rows)[:PAIRS]]
+    before = None if record["method"] == "source" else _Before(loaded, cases, record["batch"], shown=shown)
+    if before is not None and rows and "dice" in rows[0] and "changed" not in rows[0]:
+        _compare(rows, named, before)
     rows = _ordered(rows)
-    before = None if record["method"] == "source" else _Before(loaded, cases, record["batch"], most=PAIRS)
     shots = _shots(out, rows, named, before, several) if record["overlays"] else []
     task = loaded.task
     gained = _gained(rows)
@@ -253,7 +254,7 @@ def _shots(
         if not path.is_file():
             continue
         case, pair = named.get((row["domain"], row["name"])), (None, {})
-        if row.get("changed", 1) > 0 and None not in (case, before):
+        if row.get("changed", 1) > 0 and None not in (case, before) and number < PAIRS:
             pair = before.of(case)
         if "dice" in pair[1] and math.isfinite(row["dice"] - pair[1]["dice"]):
             row["gain"] = row["dice"] - pair[1]["dice"]
@@ -270,7 +271,6 @@ def _shot(row: Mapping[str, Any], several: bool, after: np.ndarray, before: Any,
     small += [f"taken: {row['arm']}"] if "arm" in row else []
     tone = "open" if not math.isfinite(gain) or gain == 0 else "good" if gain > 0 else "harm"
     if before is not None:
-        before = images.at_most(before, SIDE)
         high = max(after.shape[0], before.shape[0])
         after, before = (
             np.pad(one, ((0, high - len(one)), (0, 0), (0, 0)), constant_values=255) for one in (after, before)
@@ -282,10 +282,11 @@ def _shot(row: Mapping[str, Any], several: bool, after: np.ndarray, before: Any,
 
 
 class _Before:
-    """What the source makes of a few images, at `most` so many, for which it predicts once more."""
+    """What the source makes of a few images, for which it predicts once more; a picture too of those shown."""
 
-    def __init__(self, loaded: Checkpoint, steps: Mapping[Case, int], batch: int, *, most: int):
-        self._loaded, self._steps, self._batch, self._left, self._pairs = loaded, steps, batch, STEPS, most
+    def __init__(self, loaded: Checkpoint, steps: Mapping[Case, int], batch: int, *, shown: Sequence[Case | None]):
+        self._loaded, self._steps, self._batch, self._shown = loaded, steps, batch, shown
+        self._left, self._known = 2 * STEPS, {}
 
     def steps(self, case: Case) -> int:
         """Of a case."""
@@ -293,16 +294,20 @@ class _Before:
 
     def of(self, case: Case) -> tuple[np.ndarray | None, dict[str, float]]:
         """Its picture and its scores, or nothing where that would take too long."""
-        if not self._pairs or self._steps[case] > self._left:
-            return None, {}
-        self._pairs, self._left = self._pairs - 1, self._left - self._steps[case]
+        if case not in self._known:
+            self._known[case] = self._made(case) if self._steps[case] <= self._left else (None, {})
+        return self._known[case]
+
+    def _made(self, case: Case) -> tuple[np.ndarray | None, dict[str, float]]:
+        self._left -= self._steps[case]
         loaded = self._loaded
         sample = loaded.preprocessing.open(case, loaded.task, batch=self._batch)
         assembly = Assembly(sample, loaded.task, keep=False)
         for step in range(sample.steps):
             assembly.add_probabilities(step, np.asarray(self._predict(sample.inputs(step))))
         scored = {} if sample.reference is None else writing.scores(assembly, loaded.task)
-        return writing.picture(assembly, scored), scored
+        picture = writing.picture(assembly, scored) if case in self._shown else None
+        return None if picture is None else images.at_most(picture, SIDE), scored
 
     @functools.cached_property
     def _predict(self) -> Any:
