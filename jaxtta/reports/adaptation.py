@@ -1,29 +1,24 @@
 """The report of an adaptation: whether it helped as far as that can be known, the images, and how to do it again."""
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxtta import run, stats
 from jaxtta.checkpoint import Checkpoint
 from jaxtta.core import Task
 from jaxtta.data import images
 from jaxtta.data.cases import Case
-from jaxtta.data.sample import Assembly
+from jaxtta.reports.beside import SIDE, STEPS, Before
 from jaxtta.reports.columns import COLUMNS
 from jaxtta.reports.page import Gallery, Section, Shot, Table, Verdict, left_out, recorded, report
 from jaxtta.runs import writing
 from jaxtta.runs.files import write_text
 
 Rows = Sequence[Mapping[str, Any]]
-SIDE = 640  # longer side of a picture, in pixels
 SHOTS, PAIRS = 24, 12  # pictures at most, and those beside the source's
-STEPS = 64  # of the source for these, at most
 ROWS = 200  # of the table of images, at most
 LITTLE = 0.5  # Dice points, below which nothing is said to have helped
 RECORDED = (
@@ -61,7 +56,7 @@ def write_report(
     named = {(case.domain, case.name): case for case in cases}
     rows = [dict(row) for row in rows]
     shown = [named.get((row["domain"], row["name"])) for row in _ordered(rows)[:PAIRS]]
-    before = None if record["method"] == "source" else _Before(loaded, cases, record["batch"], shown=shown)
+    before = None if record["method"] == "source" else Before(loaded, cases, record["batch"], shown=shown)
     if before is not None and rows and "dice" in rows[0] and "changed" not in rows[0]:
         _compare(rows, named, before)
     rows = _ordered(rows)
@@ -163,7 +158,7 @@ def _gained(rows: Rows) -> dict[str, Any]:
     return {"gain": float(np.mean(known)), "compared": len(known)} if known else {}
 
 
-def _compare(rows: Sequence[dict], named: Mapping[tuple, Case], before: "_Before") -> None:
+def _compare(rows: Sequence[dict], named: Mapping[tuple, Case], before: "Before") -> None:
     """Notes the gain of images evenly spaced among those that have masks, so many as the source predicts in short."""
     here = [row for row in rows if (row["domain"], row["name"]) in named and _known(row["dice"])]
     total = sum(before.steps(named[row["domain"], row["name"]]) for row in here)
@@ -242,7 +237,7 @@ def _gallery(shots: list[Shot], rows: Rows, task: Task) -> Gallery:
 
 
 def _shots(
-    out: Path, rows: list[dict], named: Mapping[tuple, Case], before: "_Before | None", several: bool
+    out: Path, rows: list[dict], named: Mapping[tuple, Case], before: "Before | None", several: bool
 ) -> list[Shot]:
     """Pictures of the first rows, beside the source's where it may have decided otherwise; notes the gain."""
     shots: list[Shot] = []
@@ -279,37 +274,3 @@ def _shot(row: Mapping[str, Any], several: bool, after: np.ndarray, before: Any,
         after, _name(row, several), place, ", ".join(said), tone, small=", ".join(small), before=before,
         of={"domain": row["domain"], **({"taken": row["arm"]} if "arm" in row else {})},
     )  # fmt: skip
-
-
-class _Before:
-    """What the source makes of a few images, for which it predicts once more; a picture too of those shown."""
-
-    def __init__(self, loaded: Checkpoint, steps: Mapping[Case, int], batch: int, *, shown: Sequence[Case | None]):
-        self._loaded, self._steps, self._batch, self._shown = loaded, steps, batch, shown
-        self._left, self._known = 2 * STEPS, {}
-
-    def steps(self, case: Case) -> int:
-        """Of a case."""
-        return self._steps[case]
-
-    def of(self, case: Case) -> tuple[np.ndarray | None, dict[str, float]]:
-        """Its picture and its scores, or nothing where that would take too long."""
-        if case not in self._known:
-            self._known[case] = self._made(case) if self._steps[case] <= self._left else (None, {})
-        return self._known[case]
-
-    def _made(self, case: Case) -> tuple[np.ndarray | None, dict[str, float]]:
-        self._left -= self._steps[case]
-        loaded = self._loaded
-        sample = loaded.preprocessing.open(case, loaded.task, batch=self._batch)
-        assembly = Assembly(sample, loaded.task, keep=False)
-        for step in range(sample.steps):
-            assembly.add_probabilities(step, np.asarray(self._predict(sample.inputs(step))))
-        scored = {} if sample.reference is None else writing.scores(assembly, loaded.task)
-        picture = writing.picture(assembly, scored) if case in self._shown else None
-        return None if picture is None else images.at_most(picture, SIDE), scored
-
-    @functools.cached_property
-    def _predict(self) -> Any:
-        predict = run.compiled_predictor(self._loaded.model, self._loaded.task, stats.source())
-        return functools.partial(predict, jax.device_put(self._loaded.source))
