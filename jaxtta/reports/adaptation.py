@@ -58,7 +58,7 @@ def write_report(
     shown = [named.get((row["domain"], row["name"])) for row in _ordered(rows)[:PAIRS]]
     before = None if record["method"] == "source" else Before(loaded, cases, record["batch"], shown=shown)
     if before is not None and rows and "dice" in rows[0] and "changed" not in rows[0]:
-        _compare(rows, named, before)
+        _compare(rows, named, before, cases)
     rows = _ordered(rows)
     shots = _shots(out, rows, named, before, several) if record["overlays"] else []
     task = loaded.task
@@ -158,10 +158,10 @@ def _gained(rows: Rows) -> dict[str, Any]:
     return {"gain": float(np.mean(known)), "compared": len(known)} if known else {}
 
 
-def _compare(rows: Sequence[dict], named: Mapping[tuple, Case], before: "Before") -> None:
+def _compare(rows: Sequence[dict], named: Mapping[tuple, Case], before: "Before", steps: Mapping[Case, int]) -> None:
     """Notes the gain of images evenly spaced among those that have masks, so many as the source predicts in short."""
     here = [row for row in rows if (row["domain"], row["name"]) in named and _known(row["dice"])]
-    total = sum(before.steps(named[row["domain"], row["name"]]) for row in here)
+    total = sum(steps[named[row["domain"], row["name"]]] for row in here)
     for row in here[:: max(1, -(-total // STEPS))]:
         scored = before.of(named[row["domain"], row["name"]])[1]
         if _known(scored.get("dice")):

@@ -33,10 +33,6 @@ class Before:
         self._loaded, self._steps, self._batch, self._shown = loaded, steps, batch, shown
         self._left, self._known = 2 * STEPS, {}
 
-    def steps(self, case: Case) -> int:
-        """Of a case."""
-        return self._steps[case]
-
     def of(self, case: Case) -> tuple[np.ndarray | None, dict[str, float]]:
         """Its picture and its scores, or nothing where that would take too long."""
         if case not in self._known:

@@ -129,21 +129,20 @@ def nothing_adapted(record: dict[str, Any]) -> bool:
 def did_it_help(record: dict[str, Any]) -> str:
     """What was gained over the source where masks tell; without them what can be said of a calibrated source, and what
     to do to have it said of another."""
-    if "gain" in record and "taken" not in record:
-        word = "helped" if record["gain"] > 0 else "harmed" if record["gain"] < 0 else "changed nothing"
-        return (
-            f"it {word}: {record['gain']:+.2f} Dice points against the source's own predictions, the mean over "
-            f"{record['compared']} images"
-        )
+    measured = ""
+    if "gain" in record:
+        word = "helped" if record["gain"] > 0 else "harmed" if record["gain"] < 0 else "changed no score"
+        measured = f"it {word}: {record['gain']:+.2f} Dice points against the source's own predictions, the mean over "
+        measured += f"{record['compared']} images\n"
     if "taken" not in record:
         if "dice" in record or record["method"] == "source":
-            return ""
+            return measured.strip()
         return "without masks nothing says whether this helped: calibrate the source model first (jaxtta calibrate)"
     images = sum(record["taken"].values())
     taken = ", ".join(f"{name} {count}" for name, count in record["taken"].items())
     outside = f"; {record['outside']} of {images} are outside of what was calibrated and kept the source's"
     return (
-        f"predictions taken: {taken}{outside if record['outside'] else ''}\n"
+        f"{measured}predictions taken: {taken}{outside if record['outside'] else ''}\n"
         f"expected gain {record['expected_gain']:+.2f} Dice points ({record['lower_bound']:+.2f} in seven of ten); "
         f"{100 * record['changed']:.1f} % of the pixels changed; an image can have lost "
         f"{record['largest_loss']:.1f} points at most, if the source's Dice was as expected"
